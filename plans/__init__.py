@@ -1,0 +1,1 @@
+"""The answers, their files, verification and export."""

@@ -1,0 +1,1 @@
+"""Models, workloads and costs: what it costs."""

@@ -1,0 +1,1 @@
+"""How families of models are read from a config."""

@@ -1,0 +1,49 @@
+"""The interface every cost source answers: analytic, measured, fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.model import ModelProfile
+from gpuplan.profiles.workload import Workload
+from gpuplan.topology.graph import Device
+
+Origin = Literal["measured", "interpolated", "extrapolated", "fitted", "analytic"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Times of every layer of a model on one device.
+
+    prefill_s, decode_s
+        Seconds to prefill b·s tokens, and of one decode step at the mean context; shape (n,).
+    origin
+        Where the numbers come from, one tag a layer; length n.
+    """
+
+    prefill_s: NDArray[np.float64]
+    decode_s: NDArray[np.float64]
+    origin: tuple[Origin, ...]
+
+
+class CostProfile(Protocol):
+    """Times per device, layer and workload."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Citations carried into a plan's provenance."""
+        ...
+
+    def layer_times(
+        self, model: ModelProfile, device: Device, workload: Workload, *, tensor_parallel: int = 1
+    ) -> LayerTimes:
+        """Return the times of all layers of `model` on `device` (collectives not included)."""
+        ...
+
+    def to_inputs(self, model: ModelProfile, devices: tuple[Device, ...]) -> dict[str, Any]:
+        """Return what a plan embeds so that its times can be recomputed from the file alone."""
+        ...

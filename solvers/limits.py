@@ -1,0 +1,79 @@
+"""Limits on a search: time, work, threads, and a way to stop it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A search's state while it runs: best objective and bound so far (None while unknown)."""
+
+    phase: str
+    objective: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a search may use.
+
+    Parameters
+    ----------
+    time_limit_s
+        Wall time, s, or None for no limit; honoured within 10 % or 50 ms.
+    work_limit
+        Labels or nodes to expand at most (repeatable, unlike time), or None.
+    threads
+        Threads a kernel may use.
+    cancel
+        Called between steps; the search stops with its incumbent when it returns True.
+    on_progress
+        Called between steps with the incumbent and bound.
+    """
+
+    time_limit_s: float | None = 60.0
+    work_limit: int | None = None
+    threads: int = 1
+    cancel: Callable[[], bool] | None = None
+    on_progress: Callable[[Progress], None] | None = None
+
+
+class Budget:
+    """The one clock of a search: counts work against `Limits` and says when to stop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.started = time.perf_counter()
+        self.work = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the search began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left, inf without a time limit."""
+        limit = self.limits.time_limit_s
+        return float("inf") if limit is None else limit - self.elapsed_s
+
+    def spend(self, work: int) -> None:
+        """Count `work` labels or nodes."""
+        self.work += work
+
+    def exhausted(self) -> bool:
+        """Return whether time or work is used up or the caller asked to stop."""
+        limits = self.limits
+        if limits.work_limit is not None and self.work >= limits.work_limit:
+            return True
+        if self.remaining_s <= 0.0:
+            return True
+        return limits.cancel is not None and limits.cancel()
+
+    def report(self, phase: str, objective: float | None, bound: float | None) -> None:
+        """Tell the caller how far the search is."""
+        if self.limits.on_progress is not None:
+            self.limits.on_progress(Progress(phase, objective, bound))
