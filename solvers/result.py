@@ -85,7 +85,8 @@ def relative_gap(objective: Value, bound: Value | None) -> float | None:
         else [(objective, bound)]
     )
     for value, limit in pairs:
-        assert isinstance(value, float | int) and isinstance(limit, float | int)
+        assert isinstance(value, float | int)
+        assert isinstance(limit, float | int)
         if value != limit:
             return abs(limit - value) / abs(value) if value else float("inf")
     return 0.0
