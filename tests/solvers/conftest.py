@@ -1,0 +1,35 @@
+"""Helpers of the solver tests, as fixtures: the brute-force oracle and the instances."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    """Load a helper module that stands beside the tests (tests are no package)."""
+    full_name = f"gpuplan_solver_tests_{name}"
+    if full_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full_name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full_name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full_name]
+
+
+@pytest.fixture(scope="session")
+def brute_force() -> ModuleType:
+    """Give the oracle: `enumerate_plans`, `optimum`, `front`, `evaluate`."""
+    return _load("brute_force")
+
+
+@pytest.fixture(scope="session")
+def instances() -> ModuleType:
+    """Give random small problems (`random_problem`, `random_problems`) and hand-solved ones (`HAND_SOLVED`)."""
+    return _load("instances")
