@@ -47,7 +47,7 @@ def make_problem(
     cycle: Timing | None = None,
     **fields: object,
 ) -> DensePlacement:
-    """Make a problem from plain numbers: scalars spread over layers, devices or pairs; without `cycle` one set of times."""
+    """Make a problem from plain numbers; scalars spread over layers, devices or pairs."""
     compute = np.asarray(compute_s, dtype=float)
     D, n = compute.shape
 
