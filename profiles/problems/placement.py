@@ -23,10 +23,11 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class HopTable:
-    """Transfer times between devices: ``latency_s[d, e] + bytes·s_per_byte[d, e]``; inf where there is no route.
+    """Transfer times between devices: ``latency_s[d, e] + bytes·s_per_byte[d, e]``.
 
     latency_s, s_per_byte
-        Shape (D, D); the diagonal is never read.
+        Shape (D, D); the diagonal is never read. A pair without a route has latency inf; its seconds per byte are 0
+        in tables made by gpuplan, so that the sum is inf for any number of bytes (0 among them).
     """
 
     latency_s: FloatArray
@@ -102,10 +103,10 @@ class DensePlacement:
 
     @property
     def num_devices(self) -> int:
-        """D."""
+        """Number of devices D."""
         return len(self.device_names)
 
     @property
     def num_layers(self) -> int:
-        """n."""
+        """Number of layers n."""
         return len(self.layer_names)
