@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuplan.profiles.costs import CostProfile, LayerTimes
+from gpuplan.profiles.memory import MemoryUse, kv_bytes_per_token, stage_memory, workspace_bytes
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
 from gpuplan.profiles.problems import (
     DensePlacement,
@@ -13,21 +14,31 @@ from gpuplan.profiles.problems import (
     placement_from_dict,
     placement_to_dict,
 )
+from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.problems.objectives import parse_balance
+from gpuplan.profiles.roofline import AnalyticCosts
 from gpuplan.profiles.workload import Workload
 
 __all__ = [
+    "AnalyticCosts",
     "CostProfile",
     "DensePlacement",
     "HopTable",
     "KvState",
     "Layer",
     "LayerTimes",
+    "MemoryUse",
     "ModelProfile",
     "Objective",
     "Operator",
+    "PlacementProblem",
     "Timing",
     "Workload",
+    "kv_bytes_per_token",
     "load_problem",
+    "parse_balance",
     "placement_from_dict",
     "placement_to_dict",
+    "stage_memory",
+    "workspace_bytes",
 ]

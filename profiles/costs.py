@@ -31,7 +31,11 @@ class LayerTimes:
 
 
 class CostProfile(Protocol):
-    """Times per device, layer and workload."""
+    """Times per device, layer and workload.
+
+    They depend on the device's kind and power cap alone: devices that share both get the very same numbers, whatever
+    their names, so exchangeable devices stay exchangeable and a problem asks once for all of them.
+    """
 
     @property
     def sources(self) -> tuple[str, ...]:

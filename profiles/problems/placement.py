@@ -34,6 +34,16 @@ class HopTable:
     s_per_byte: FloatArray
 
 
+def hop_table(latency_s: FloatArray, s_per_byte: FloatArray) -> HopTable:
+    """Return a table whose pairs without a route are inf + 0·bytes, and whose diagonal is 0."""
+    closed = ~(np.isfinite(latency_s) & np.isfinite(s_per_byte))
+    np.fill_diagonal(closed, False)
+    latency, per_byte = np.where(closed, np.inf, latency_s), np.where(closed, 0.0, s_per_byte)
+    np.fill_diagonal(latency, 0.0)
+    np.fill_diagonal(per_byte, 0.0)
+    return HopTable(latency, per_byte)
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """One set of numbers a plan's time is summed (latency) or maximised (bottleneck) over.

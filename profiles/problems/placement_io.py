@@ -23,7 +23,7 @@ import numpy as np
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles.problems.documents import read_document
 from gpuplan.profiles.problems.fields import Fields, FloatArray, show
-from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, ObjectiveName, Timing
+from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, ObjectiveName, Timing, hop_table
 
 SCHEMA = "gpuplan/placement-problem/1"
 
@@ -203,16 +203,6 @@ def _cycle_hops(cycle: Fields, hop: HopTable, num_devices: int) -> HopTable:
 
 def _hops(fields: Fields, latency_key: str, per_byte_key: str, num_devices: int) -> HopTable:
     return hop_table(fields.hop_matrix(latency_key, num_devices), fields.hop_matrix(per_byte_key, num_devices))
-
-
-def hop_table(latency_s: FloatArray, s_per_byte: FloatArray) -> HopTable:
-    """Return a table whose pairs without a route are inf + 0·bytes, and whose diagonal is 0."""
-    closed = ~(np.isfinite(latency_s) & np.isfinite(s_per_byte))
-    np.fill_diagonal(closed, False)
-    latency, per_byte = np.where(closed, np.inf, latency_s), np.where(closed, 0.0, s_per_byte)
-    np.fill_diagonal(latency, 0.0)
-    np.fill_diagonal(per_byte, 0.0)
-    return HopTable(latency, per_byte)
 
 
 def placement_to_dict(problem: DensePlacement) -> dict[str, Any]:
