@@ -1,0 +1,104 @@
+"""The line that says how good an answer is, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from gpuplan.solvers.result import Result, Value
+
+#: Names of the components of an objective's value, and how each is written.
+_COMPONENTS = {
+    "latency": ("s",),
+    "bottleneck": ("s",),
+    "throughput": ("s", "s"),
+    "efficiency": ("devices", "s"),
+    "cost": ("per hour", "s"),
+    "kv-capacity": ("tokens", "s"),
+    "balanced": ("",),
+}
+
+
+def format_value(value: Value | Sequence[float] | None, objective: str) -> str:
+    """Return an objective's value with its units.
+
+    >>> format_value((2.0, 1.5), "efficiency"), format_value(0.25, "latency")
+    ('2 devices, 1.50 s', '250.0 ms')
+    """
+    if value is None:
+        return "unknown"
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    units = _COMPONENTS.get(objective, ("",))
+    return ", ".join(_component(part, unit) for part, unit in zip(parts, units, strict=False))
+
+
+def _component(value: Any, unit: str) -> str:
+    if unit == "s":
+        return format_seconds(float(value))
+    if unit == "tokens":  # the objective is the negative capacity
+        return f"{-value:,.0f} tokens"
+    if unit == "devices":
+        return f"{value:.0f} device{'' if value == 1 else 's'}"
+    return f"{value:.6g} {unit}".rstrip()
+
+
+def certificate(result: Result[Any], objective: str, *, what: str = "map", stopped: str = "") -> Text:
+    """Return the certificate line of an answer.
+
+    Parameters
+    ----------
+    what
+        What the answer is: ``map``, ``solution``, ``front``.
+    stopped
+        Why the search ended early, if it did: ``Ctrl-C``, ``a limit``.
+    """
+    from rich.text import Text
+
+    if result.status == "optimal":
+        mark, claim, colour = "✔", proven_claim(result, objective, what), "bold green"
+    else:
+        mark, claim, colour = "•", open_claim(result, objective, what), "bold yellow"
+    line = Text.assemble((f"{mark} {claim}", colour), f" ({', '.join(_facts(result))})")
+    if stopped:
+        line.append(f"\n  stopped by {stopped}: this is the best {what} found until then")
+    return line
+
+
+def proven_claim(result: Result[Any], objective: str, what: str) -> str:
+    """Return the claim of a proven answer."""
+    if what == "front":
+        return "complete: no point is missing, proven"
+    return f"optimal: no better {what} exists, proven; bound = {format_value(result.bound, objective)}"
+
+
+def open_claim(result: Result[Any], objective: str, what: str) -> str:
+    """Return the claim of an answer without proof of optimality."""
+    if what == "front":
+        return "points found so far, not proven complete"
+    if result.bound is None or result.gap is None:
+        return f"a valid {what} without a bound: how far the best is from it is not known"
+    return f"within {percent(result.gap)} of the best possible; bound = {format_value(result.bound, objective)}"
+
+
+def percent(share: float) -> str:
+    """Return a gap that never rounds to zero.
+
+    >>> percent(0.00412), percent(1e-7)
+    ('0.41 %', '0.00001 %')
+    """
+    digits = 2
+    while share and round(share * 100, digits) == 0.0 and digits < 12:
+        digits += 1
+    return f"{share * 100:.{digits}f} %"
+
+
+def _facts(result: Result[Any]) -> list[str]:
+    facts = [result.report.solver, format_seconds(result.report.wall_time_s)]
+    if result.report.bound_kind:
+        facts.insert(1, f"bound by {result.report.bound_kind}")
+    return facts

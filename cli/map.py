@@ -1,0 +1,144 @@
+"""``gpuplan map``: the main job, a device map."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpuplan.cli.errors import ExitCode
+from gpuplan.cli.options import (
+    ModelOptions,
+    ProblemOptions,
+    SearchOptions,
+    TopologyOptions,
+    format_option,
+    model_options,
+    output_option,
+    problem_options,
+    search_options,
+    topology_options,
+)
+from gpuplan.cli.output import Output, check_writable
+
+if TYPE_CHECKING:
+    from gpuplan.cli.solving import Search
+    from gpuplan.plans import DeviceMap
+    from gpuplan.profiles import PlacementProblem
+    from gpuplan.solvers.placement.explain import Explanation
+
+
+@click.command("map")
+@click.argument("model")
+@click.argument("cluster")
+@output_option("Write the plan here.")
+@problem_options
+@model_options
+@topology_options
+@search_options
+@click.option("--explain", is_flag=True, help="Say why the plan looks so, and what would help.")
+@format_option
+def map_command(
+    model: str,
+    cluster: str,
+    output_path: Path | None,
+    ask: ProblemOptions,
+    shape: ModelOptions,
+    where: TopologyOptions,
+    search: SearchOptions,
+    explain: bool,
+    form: str,
+) -> int:
+    """Plan which layers of MODEL go on which device of CLUSTER, with a proof of how good the plan is.
+
+    MODEL is a shipped name, a Hugging Face config.json or a folder with one; CLUSTER a shipped name or a file
+    (gpuplan YAML or JSON, the text of nvidia-smi topo -m).
+    """
+    from gpuplan.cli.inputs import check_solver, read_problem, read_warm_start
+    from gpuplan.cli.problem_files import write_problem
+    from gpuplan.cli.solving import run_search, show_notes, write_stats
+
+    output = Output(data=form == "json")
+    for path in (output_path, search.stats, search.write_model):
+        check_writable(path)
+    check_solver(search)
+    warm_start = read_warm_start(search.warm_start)
+    problem = read_problem(model, cluster, where, shape, ask, output)
+    if search.write_model is not None:
+        write_problem(problem.dense(), search.write_model)
+    run = run_search(_solve, problem, search, "searching", warm_start=warm_start)
+    show_notes(run, output)
+    write_stats(search.stats, run, "map")
+    if run.result.plan is None:
+        return _without_plan(run, output)
+    explanation = _explained(problem, run, output) if explain else None
+    _write(run.result.plan, output_path)
+    _print(problem, run, output, explanation, words=(model, cluster), path=output_path)
+    return ExitCode.DONE
+
+
+def _solve(problem: PlacementProblem, **limits: Any) -> Any:
+    from gpuplan.solvers import solve
+
+    return solve(problem, **limits)
+
+
+def _without_plan(run: Search, output: Output) -> int:
+    from gpuplan.cli.solving import failure_document
+
+    output.document(failure_document(run.result))
+    return run.exit_code()
+
+
+def _explained(problem: PlacementProblem, run: Search, output: Output) -> Explanation:
+    from gpuplan.solvers.placement.explain import explain
+
+    return explain(problem, run.result)
+
+
+def _write(plan: DeviceMap, path: Path | None) -> None:
+    if path is not None:
+        from gpuplan.plans import save_plan
+
+        save_plan(plan, path)
+
+
+def _print(
+    problem: PlacementProblem,
+    run: Search,
+    output: Output,
+    explanation: Explanation | None,
+    *,
+    words: tuple[str, str],
+    path: Path | None,
+) -> None:
+    from gpuplan.cli.certificate import certificate
+    from gpuplan.cli.map_view import map_view, stage_limits_text
+    from gpuplan.plans.device_map_io import device_map_to_dict
+
+    plan: DeviceMap = run.result.plan
+    if output.data:
+        document = device_map_to_dict(plan)
+        if explanation is not None:
+            document["explanation"] = explanation.to_dict()
+        output.document(document)
+        return
+    kinds = {device.name: device.kind.name for device in problem.topology.devices}
+    output.show(
+        *map_view(plan, kinds=kinds, limits=stage_limits_text(problem, plan)),
+        "",
+        certificate(run.result, problem.objective.name, stopped=run.stopped),
+    )
+    if explanation is not None:
+        output.show("", *(f"• {sentence}" for sentence in explanation.sentences))
+    output.show("", *next_lines(words, path))
+
+
+def next_lines(words: tuple[str, str], path: Path | None) -> list[str]:
+    """Return the commands to paste next."""
+    if path is None:
+        return [f"keep it:   gpuplan map {shlex.join(words)} … -o plan.json"]
+    file = shlex.quote(str(path))
+    return [f"wrote {path}; next:", f"  gpuplan verify {file}", f"  gpuplan export {file} --to vllm"]

@@ -1,0 +1,98 @@
+"""A device map as a person reads it: its stages with memory, times and limits, then its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gpuplan.cli.style import layer_range, memory_bar, plain_table, plural
+from gpuplan.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from gpuplan.plans import DeviceMap
+    from gpuplan.plans.device_map import Stage
+
+
+def map_view(plan: DeviceMap, *, kinds: Mapping[str, str], limits: Sequence[tuple[str, ...]]) -> list[RenderableType]:
+    """Return a plan's heading, stage table and metrics.
+
+    Parameters
+    ----------
+    kinds
+        Kind of each device.
+    limits
+        What limits each stage, one line each; length of the stages.
+    """
+    return [heading(plan), stage_table(plan, kinds, limits), "", metrics_grid(plan)]
+
+
+def heading(plan: DeviceMap) -> Text:
+    """Return the line that names the model, the cluster and the workload."""
+    from rich.text import Text
+
+    work = plan.workload
+    return Text.assemble(
+        (f"{plan.model.name} on {plan.topology.name}", "bold"),
+        f" · batch {work.batch}, {work.prompt_tokens} → {work.output_tokens} tokens",
+        f" · {work.micro_batches} micro-batches" if work.micro_batches != 1 else "",
+        "\n",
+    )
+
+
+def stage_table(plan: DeviceMap, kinds: Mapping[str, str], limits: Sequence[tuple[str, ...]]) -> Table:
+    """Return the stages, two lines each."""
+    table = plain_table("#", "device", "layers", "memory", "prefill", "decode", "limited by", right=("prefill", "decode"))
+    for number, (stage, why) in enumerate(zip(plan.stages, limits, strict=True)):
+        start, stop = stage.layers.start, stage.layers.stop
+        last = number == len(plan.stages) - 1
+        hop = stage.hop
+        table.add_row(
+            str(number),
+            _device(stage, kinds),
+            f"{layer_range(start, stop)}\n{plural(stop - start, 'layer')}",
+            memory_bar(stage.memory.used_bytes, stage.memory.available_bytes),
+            _time(stage.prefill_s, None if hop is None or last else hop.prefill_s),
+            _time(stage.decode_s, None if hop is None else hop.decode_s, arrow="↩" if last else "→"),
+            "\n".join(why),
+        )
+    return table
+
+
+def _device(stage: Stage, kinds: Mapping[str, str]) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(", ".join(stage.devices), "\n", (kinds.get(stage.devices[0], ""), "dim"))
+
+
+def _time(seconds: float, hop_s: float | None, arrow: str = "→") -> Text:
+    from rich.text import Text
+
+    return Text.assemble(format_seconds(seconds), "\n", ("" if hop_s is None else f"{arrow} {format_seconds(hop_s)}", "dim"))
+
+
+def metrics_grid(plan: DeviceMap) -> Table:
+    """Return the plan's figures, three to a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    cells = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in _metrics(plan)]
+    for first in range(0, len(cells), 3):
+        grid.add_row(*cells[first : first + 3])
+    return grid
+
+
+def _metrics(plan: DeviceMap) -> Iterator[tuple[str, str]]:
+    metrics = plan.metrics
+    yield "TTFT", format_seconds(metrics.ttft_s)
+    yield "TPOT", format_seconds(metrics.tpot_s)
+    yield "latency", format_seconds(metrics.latency_s)
+    yield "bottleneck", format_seconds(metrics.bottleneck_s)
+    yield "throughput", f"{metrics.throughput_tokens_per_s:.4g} tokens/s"
+    yield "KV capacity", "no KV" if metrics.kv_capacity_tokens is None else f"{metrics.kv_capacity_tokens:,} tokens"
+    yield "devices", str(metrics.devices_used)
+    yield "memory in use", f"{metrics.memory_utilization:.0%}"

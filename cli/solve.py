@@ -1,0 +1,105 @@
+"""``gpuplan solve``: plain numbers in, a certified solution out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpuplan.cli.errors import ExitCode
+from gpuplan.cli.options import SearchOptions, format_option, output_option, search_options
+from gpuplan.cli.output import Output, check_writable, to_json, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuplan.cli.solving import Search
+    from gpuplan.plans.placement_solution import StageRange
+    from gpuplan.profiles.problems.placement import DensePlacement
+
+
+@click.command("solve")
+@click.argument("problem_file", metavar="PROBLEM")
+@output_option("Write the solution here instead of to stdout.")
+@search_options
+@format_option
+def solve_command(problem_file: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
+    """Solve a problem file (gpuplan/placement-problem/1) and print the solution with its certificate."""
+    from gpuplan.cli.inputs import check_solver
+    from gpuplan.cli.problem_files import write_problem
+    from gpuplan.cli.solving import run_search, show_notes, write_stats
+    from gpuplan.profiles import load_problem
+    from gpuplan.solvers import solve
+
+    output = Output(data=output_path is None or form == "json")
+    for path in (output_path, search.stats, search.write_model):
+        check_writable(path)
+    check_solver(search)
+    problem = load_problem(problem_file)
+    if search.write_model is not None:
+        write_problem(problem, search.write_model)
+    run = run_search(solve, problem, search, "searching", **_warm_start(search, problem))
+    show_notes(run, output)
+    write_stats(search.stats, run, "solve")
+    if run.result.plan is None:
+        return _without_plan(run, problem, output)
+    document = _document(run, problem)
+    if output_path is not None:
+        write_text(output_path, to_json(document))
+    output.document(document)
+    output.show(*_view(run, problem))
+    return ExitCode.DONE
+
+
+def _warm_start(search: SearchOptions, problem: DensePlacement) -> dict[str, Any]:
+    from gpuplan.cli.inputs import read_warm_start_stages
+
+    return {} if search.warm_start is None else {"warm_start": read_warm_start_stages(search.warm_start, problem)}
+
+
+def _document(run: Search, problem: DensePlacement) -> dict[str, Any]:
+    from gpuplan.plans import solution_to_dict
+
+    return solution_to_dict(run.result, problem)
+
+
+def _without_plan(run: Search, problem: DensePlacement, output: Output) -> int:
+    from gpuplan.cli.solving import failure_document
+
+    output.document(failure_document(run.result))
+    return run.exit_code()
+
+
+def _view(run: Search, problem: DensePlacement) -> list[Any]:
+    from gpuplan.cli.certificate import certificate
+    from gpuplan.cli.front_view import front_table
+    from gpuplan.plans.placement_solution import PlacementFront
+
+    plan = run.result.plan
+    if isinstance(plan, PlacementFront):
+        table = front_table(plan, problem.device_names, problem.layer_names)
+        return [table, "", certificate(run.result, "latency", what="front", stopped=run.stopped)]
+    table = dense_table(problem, plan.stages)
+    return [table, "", certificate(run.result, problem.objective.name, what="solution", stopped=run.stopped)]
+
+
+def dense_table(problem: DensePlacement, stages: tuple[StageRange, ...]) -> Table:
+    """Return the stages of a solution with their memory, compute and hop times."""
+    from gpuplan.cli.style import layer_range, memory_bar, plain_table, plural
+    from gpuplan.solvers.placement.evaluate import stage_computes, stage_hops, used_bytes
+    from gpuplan.units import format_seconds
+
+    table = plain_table("#", "device", "layers", "memory", "compute", "hop", right=("compute", "hop"))
+    times = zip(stage_computes(problem.latency, stages), stage_hops(problem.latency, stages), strict=True)
+    for number, (stage, (compute_s, hop_s)) in enumerate(zip(stages, times, strict=True)):
+        used = used_bytes(problem, stage, len(stages))
+        table.add_row(
+            str(number),
+            problem.device_names[stage.device],
+            f"{layer_range(stage.start, stage.stop)}\n{plural(stage.stop - stage.start, 'layer')}",
+            memory_bar(used, float(problem.available_bytes[stage.device])),
+            format_seconds(compute_s),
+            format_seconds(hop_s),
+        )
+    return table
