@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from gpuplan.profiles.costs import CostProfile, LayerTimes
+from gpuplan.profiles.huggingface import model_from_config
 from gpuplan.profiles.memory import MemoryUse, kv_bytes_per_token, stage_memory, workspace_bytes
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
+from gpuplan.profiles.model_document import model_from_dict, model_to_dict
+from gpuplan.profiles.models_io import list_models, load_model
 from gpuplan.profiles.problems import (
     DensePlacement,
     HopTable,
@@ -35,7 +38,12 @@ __all__ = [
     "Timing",
     "Workload",
     "kv_bytes_per_token",
+    "list_models",
+    "load_model",
     "load_problem",
+    "model_from_config",
+    "model_from_dict",
+    "model_to_dict",
     "parse_balance",
     "placement_from_dict",
     "placement_to_dict",

@@ -1,0 +1,88 @@
+"""ChatGLM2, ChatGLM3 and GLM-4 as their own remote code has them (`ChatGLMForConditionalGeneration`).
+
+Queries, keys and values come from one fused projection with a bias, in multi-query groups; gate and up are one
+matrix too. The first ChatGLM-6B has the same ``model_type`` but other fields, and is refused by what it lacks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, assemble, read_depth
+from gpuplan.profiles.architectures.attention import GroupedAttention, check_groups
+from gpuplan.profiles.architectures.fields import ConfigFields
+from gpuplan.profiles.architectures.parts import LayerParts, Linear
+from gpuplan.profiles.model import Layer, ModelProfile
+
+_PROJECTIONS = ("self_attention.query_key_value", "self_attention.dense")
+
+
+def build_chatglm(request: Request) -> ModelProfile:
+    """ChatGLM2-6B and its successors."""
+    fields = request.fields
+    bias = fields.boolean("add_bias_linear", False)
+    attention = _attention(fields, bias)
+    sizes = Sizes(
+        hidden=attention.hidden,
+        vocab=fields.integer("padded_vocab_size", "vocab_size"),
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        max_position=fields.optional_integer("seq_length"),
+    )
+    width = fields.integer("ffn_hidden_size")
+    norm_weights = sizes.hidden * (1 if fields.boolean("rmsnorm", True) else 2)
+    ends = _ends(request, norm_weights, bias)
+    layer = partial(_decoder_layer, request, attention, width, bias, norm_weights)
+    return assemble(request, sizes, ends, read_depth(fields, "num_layers", "num_hidden_layers"), layer)
+
+
+def _attention(fields: ConfigFields, bias: bool) -> GroupedAttention:
+    heads = fields.integer("num_attention_heads")
+    grouped = fields.boolean("multi_query_attention", False)
+    kv_heads = fields.integer("multi_query_group_num") if grouped else heads
+    check_groups(fields, heads, kv_heads, "multi_query_group_num")
+    return GroupedAttention(
+        hidden=fields.integer("hidden_size"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=fields.integer("kv_channels"),
+        qkv_bias=bias or fields.boolean("add_qkv_bias", False),
+        output_bias=bias,
+        names=_PROJECTIONS,
+    )
+
+
+def _ends(request: Request, norm_weights: int, bias: bool) -> Ends:
+    prefix = request.prefix
+    normed = request.fields.boolean("post_layer_norm", True)
+    return Ends(
+        embedding_modules=(f"{prefix}.embedding", f"{prefix}.rotary_pos_emb"),
+        head_modules=(
+            *((f"{prefix}.encoder.final_layernorm",) if normed else ()),
+            f"{prefix}.output_layer",
+        ),
+        norm_weights=norm_weights if normed else 0,
+        tied=request.fields.boolean("tie_word_embeddings", False),
+        head_bias=bias,
+    )
+
+
+def _decoder_layer(
+    request: Request, attention: GroupedAttention, width: int, bias: bool, norm_weights: int, index: int
+) -> Layer:
+    module = f"{request.prefix}.encoder.layers.{index}"
+    hidden = attention.hidden
+    parts = LayerParts(request.precision, module)
+    parts.elementwise("norms", 8 * hidden, weights=2 * norm_weights)
+    attention.add_to(parts)
+    parts.matmul("gate_up_proj", Linear("mlp.dense_h_to_4h", hidden, 2 * width, bias))
+    parts.elementwise("activation", 3 * width, sharded=True)
+    parts.matmul("down_proj", Linear("mlp.dense_4h_to_h", width, hidden, bias))
+    return parts.build(
+        f"layer {index}",
+        "decoder",
+        (module,),
+        kv=attention.kv_state(parts),
+        boundary=hidden,
+        ffn_active=width,
+    )

@@ -1,0 +1,144 @@
+"""Reading Hugging Face `config.json` files: the file, the JSON in it, the language model's part of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpuplan.errors import InputError
+from gpuplan.profiles.architectures.assembly import Request
+from gpuplan.profiles.architectures.fields import ConfigFields, describe
+from gpuplan.profiles.architectures.precision import read_precision
+from gpuplan.profiles.architectures.registry import Family, find_family
+from gpuplan.profiles.model import ModelProfile
+
+#: Configs are kilobytes; a file this large is something else (weights, a tokenizer).
+LARGEST_FILE_BYTES = 64 << 20
+_BESIDE = "give the model's config.json, or the folder that holds it"
+
+
+def model_from_config(
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    source: str | None = None,
+    citation: str | None = None,
+) -> ModelProfile:
+    """Return the profile of the model a Hugging Face config describes.
+
+    Parameters
+    ----------
+    config
+        The parsed ``config.json``.
+    name
+        Name of the profile.
+    dtype
+        Dtype of the decoder layers' linear weights; None takes it from the config.
+    kv_dtype
+        Dtype of the KV cache; None means the activations' dtype.
+    source
+        The file, for error messages.
+    citation
+        What the profile says about its origin; `source` when None.
+
+    Raises
+    ------
+    InputError
+        A field is missing, null, no number, or of an unknown kind; the message gives its JSON path.
+    UsageError
+        `dtype` or `kv_dtype` is not a known dtype.
+
+    Examples
+    --------
+    >>> model = model_from_config({"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "vocab_size": 32,
+    ...     "num_hidden_layers": 2, "num_attention_heads": 2}, name="tiny")
+    >>> model.num_layers, model.kv_bytes_per_token
+    (4, 64.0)
+    """
+    outer = ConfigFields(config, source=source)
+    fields, family, prefix = _language_model(outer)
+    request = Request(
+        fields=fields,
+        precision=read_precision(fields, outer, dtype=dtype, kv_dtype=kv_dtype),
+        name=name,
+        architecture=next(iter(outer.strings("architectures") or family.architectures)),
+        family=family.name,
+        source=citation if citation is not None else (Path(source).name if source else ""),
+        prefix=prefix,
+    )
+    return family.builder()(request)
+
+
+def _language_model(outer: ConfigFields) -> tuple[ConfigFields, Family, str]:
+    """Return the fields that describe the language model, its family and its module prefix.
+
+    A multimodal config keeps them in ``text_config``, and its modules below ``model.language_model``.
+    """
+    text = outer.section("text_config")
+    if text is None:
+        family = find_family(outer)
+        return outer, family, family.prefix
+    family = find_family(text)
+    inner = family.prefix.removeprefix("model").lstrip(".")
+    return text, family, ".".join(part for part in ("model.language_model", inner) if part)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises
+    ------
+    InputError
+        No such file, empty, binary, no JSON, a repeated key, or not an object.
+    """
+    text = _read_text(path)
+    try:
+        value = json.loads(text, object_pairs_hook=_no_repeats)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"expected JSON, got something else ({error.msg}, column {error.colno}); {_BESIDE}",
+            source=str(path),
+            place=f"line {error.lineno}",
+        ) from None
+    except InputError as error:
+        raise error.at(str(path)) from None
+    except (RecursionError, ValueError):
+        raise InputError(
+            f"expected a config's JSON, got values nested too deep or numbers too long; {_BESIDE}", source=str(path)
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object, got {describe(value)}; {_BESIDE}", source=str(path), place="$")
+    return value
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"expected every key once, got {json.dumps(twice)} twice in one object; remove one of them")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise InputError(f"expected a small config, got a file over 64 MiB; {_BESIDE}", source=str(path))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"expected a model's config, found no such file; {_BESIDE}", source=str(path)) from None
+    except OSError as error:
+        raise InputError(f"expected a readable file, got {error.strerror}; {_BESIDE}", source=str(path)) from None
+    if not data.strip():
+        raise InputError(f"expected a model's config, got an empty file; {_BESIDE}", source=str(path))
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"expected JSON text in UTF-8, got a binary file; {_BESIDE}", source=str(path))
+    return text
