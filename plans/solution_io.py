@@ -1,0 +1,197 @@
+"""Placement solutions (`gpuplan/placement-solution/1`) as plain JSON values."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gpuplan.errors import InputError
+from gpuplan.plans.device_map import Value
+from gpuplan.plans.device_map_io import as_value, plain
+from gpuplan.plans.files import read_document, write_document
+from gpuplan.plans.placement_solution import FrontPoint, PlacementFront, PlacementSolution, StageRange
+from gpuplan.plans.validation import check_document
+from gpuplan.profiles.problems.placement import DensePlacement
+
+SCHEMA = "gpuplan/placement-solution/1"
+
+
+class ReportLike(Protocol):
+    """How an answer was reached; a solver's report fits."""
+
+    @property
+    def solver(self) -> str:
+        """Name of the solver."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed it ran with."""
+        ...
+
+
+class ResultLike(Protocol):
+    """An answer with its certificate; a solver's result fits."""
+
+    @property
+    def status(self) -> str:
+        """``optimal``, ``feasible``, ``infeasible`` or ``no_solution``."""
+        ...
+
+    @property
+    def plan(self) -> Any:
+        """A `PlacementSolution`, a `PlacementFront`, or None."""
+        ...
+
+    @property
+    def objective(self) -> Value | None:
+        """Value of the plan."""
+        ...
+
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """Breakdown of the objective."""
+        ...
+
+    @property
+    def bound(self) -> Value | None:
+        """Proven bound."""
+        ...
+
+    @property
+    def gap(self) -> float | None:
+        """Relative distance of the two."""
+        ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why there is no plan."""
+        ...
+
+    @property
+    def report(self) -> ReportLike:
+        """How it was reached."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionDocument:
+    """A placement solution as read from a file; `plan` is None when the status says there is none."""
+
+    status: str
+    plan: PlacementSolution | PlacementFront | None
+    objective: Value | None
+    terms: Mapping[str, float]
+    bound: Value | None
+    gap: float | None
+    solver: str
+    seed: int
+    reasons: tuple[str, ...] = ()
+    name: str | None = None
+    comment: str | None = None
+
+
+def solution_to_dict(result: ResultLike, problem: DensePlacement) -> dict[str, Any]:
+    """Return the `gpuplan/placement-solution/1` document of `result`, an answer to `problem`."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": result.status,
+        "terms": plain(result.terms),
+        "bound": plain(result.bound),
+        "gap": None if result.gap is None or math.isinf(result.gap) else result.gap,
+        "solver": result.report.solver,
+        "seed": result.report.seed,
+    }
+    if result.reasons:
+        document["reasons"] = list(result.reasons)
+    plan = result.plan
+    if isinstance(plan, PlacementFront):
+        document["points"] = [_point(point, problem) for point in plan.points]
+    elif isinstance(plan, PlacementSolution):
+        document["stages"] = _stages(plan.stages, problem)
+        document["objective"] = plain(result.objective)
+    return document
+
+
+def solution_from_dict(
+    document: Mapping[str, Any], problem: DensePlacement, *, source: str | None = None
+) -> SolutionDocument:
+    """Return the solution that `document` holds, its devices as numbers of `problem`.
+
+    Raises
+    ------
+    InputError
+        The document does not follow its schema, or names a device that the problem does not have.
+    """
+    check_document(document, SCHEMA, source=source)
+    return SolutionDocument(
+        status=document["status"],
+        plan=_plan(document, problem, source),
+        objective=as_value(document.get("objective")),
+        terms=dict(document["terms"]),
+        bound=as_value(document["bound"]),
+        gap=document["gap"],
+        solver=document["solver"],
+        seed=document["seed"],
+        reasons=tuple(document.get("reasons", ())),
+        name=document.get("name"),
+        comment=document.get("comment"),
+    )
+
+
+def save_solution(result: ResultLike, problem: DensePlacement, path: str | os.PathLike[str]) -> None:
+    """Write the document of `result` to `path`, whole or not at all; UsageError when it cannot be written."""
+    write_document(solution_to_dict(result, problem), path)
+
+
+def load_solution(path: str | os.PathLike[str], problem: DensePlacement) -> SolutionDocument:
+    """Read the solution of `problem` at `path`; InputError when the file cannot be used."""
+    return solution_from_dict(read_document(path), problem, source=os.fspath(path))
+
+
+def _stages(stages: Sequence[StageRange], problem: DensePlacement) -> list[dict[str, Any]]:
+    names = problem.device_names
+    return [{"device": names[stage.device], "start": stage.start, "stop": stage.stop} for stage in stages]
+
+
+def _point(point: FrontPoint, problem: DensePlacement) -> dict[str, Any]:
+    return {
+        "latency_s": point.latency_s,
+        "bottleneck_s": point.bottleneck_s,
+        "devices": point.devices,
+        "stages": _stages(point.stages, problem),
+    }
+
+
+def _plan(
+    document: Mapping[str, Any], problem: DensePlacement, source: str | None
+) -> PlacementSolution | PlacementFront | None:
+    if "points" in document:
+        return PlacementFront(
+            tuple(
+                FrontPoint(
+                    point["latency_s"],
+                    point["bottleneck_s"],
+                    point["devices"],
+                    _ranges(point["stages"], problem, source, f"$.points[{i}].stages"),
+                )
+                for i, point in enumerate(document["points"])
+            )
+        )
+    if "stages" in document:
+        return PlacementSolution(_ranges(document["stages"], problem, source, "$.stages"))
+    return None
+
+
+def _ranges(
+    stages: Sequence[Mapping[str, Any]], problem: DensePlacement, source: str | None, place: str
+) -> tuple[StageRange, ...]:
+    numbers = {name: i for i, name in enumerate(problem.device_names)}
+    for k, stage in enumerate(stages):
+        if stage["device"] not in numbers:
+            message = f"expected a device of the problem, got {stage['device']!r}"
+            raise InputError(message, source=source, place=f"{place}[{k}].device")
+    return tuple(StageRange(numbers[stage["device"]], stage["start"], stage["stop"]) for stage in stages)
