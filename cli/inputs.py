@@ -60,11 +60,6 @@ def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) 
     from gpuplan.profiles import AnalyticCosts, PlacementProblem, Workload
     from gpuplan.profiles.problems.placement import Objective
 
-    if ask.micro_batches != 1 and ask.objective != "throughput":
-        raise UsageError(
-            f"--micro-batches {ask.micro_batches} has a meaning for --objective throughput only, "
-            f"got --objective {ask.objective}; leave it out or change the objective"
-        )
     from_stages = ask.micro_batches == "stages"
     workload = Workload(
         batch=ask.batch,
@@ -92,9 +87,9 @@ def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) 
 def check_runtime(name: str | None) -> None:
     """Refuse a runtime that no exporter knows."""
     if name is not None:
-        from gpuplan.plans import list_runtimes
+        from gpuplan.profiles.problems.build import RUNTIMES
 
-        check_name(name, list_runtimes(), "runtime")
+        check_name(name, RUNTIMES, "runtime")
 
 
 def check_solver(options: SearchOptions) -> None:

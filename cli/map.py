@@ -73,7 +73,7 @@ def map_command(
     write_stats(search.stats, run, "map")
     if run.result.plan is None:
         return _without_plan(run, output)
-    explanation = _explained(problem, run, output) if explain else None
+    explanation = _explained(problem, run) if explain else None
     _write(run.result.plan, output_path)
     _print(problem, run, output, explanation, words=(model, cluster), path=output_path)
     return ExitCode.DONE
@@ -92,10 +92,13 @@ def _without_plan(run: Search, output: Output) -> int:
     return run.exit_code()
 
 
-def _explained(problem: PlacementProblem, run: Search, output: Output) -> Explanation:
+def _explained(problem: PlacementProblem, run: Search) -> Explanation:
+    from gpuplan.cli.interrupt import Interrupt
+    from gpuplan.cli.progress import SearchProgress
     from gpuplan.solvers.placement.explain import explain
 
-    return explain(problem, run.result)
+    with Interrupt() as interrupt, SearchProgress("explaining"):
+        return explain(problem, run.result, cancel=interrupt)
 
 
 def _write(plan: DeviceMap, path: Path | None) -> None:
@@ -129,7 +132,7 @@ def _print(
     output.show(
         *map_view(plan, kinds=kinds, limits=stage_limits_text(problem, plan)),
         "",
-        certificate(run.result, problem.objective.name, stopped=run.stopped),
+        certificate(run.result, problem.objective_name, stopped=run.stopped),
     )
     if explanation is not None:
         output.show("", *(f"• {sentence}" for sentence in explanation.sentences))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from gpuplan.plans import DeviceMap
     from gpuplan.plans.device_map import Stage
+    from gpuplan.profiles import PlacementProblem
 
 
 def map_view(plan: DeviceMap, *, kinds: Mapping[str, str], limits: Sequence[tuple[str, ...]]) -> list[RenderableType]:
@@ -96,3 +97,17 @@ def _metrics(plan: DeviceMap) -> Iterator[tuple[str, str]]:
     yield "KV capacity", "no KV" if metrics.kv_capacity_tokens is None else f"{metrics.kv_capacity_tokens:,} tokens"
     yield "devices", str(metrics.devices_used)
     yield "memory in use", f"{metrics.memory_utilization:.0%}"
+
+
+#: Words short enough for a column.
+_SHORT = {"memory bandwidth": "bandwidth", "compute": "compute", "overhead": "overhead"}
+
+
+def stage_limits_text(problem: PlacementProblem, plan: DeviceMap) -> list[tuple[str, ...]]:
+    """Return what limits each stage: its decode step, and whether its memory is full."""
+    from gpuplan.solvers.placement.explain_limits import stage_limits
+
+    return [
+        ("link" if limit.hop_share > 0.5 else _SHORT[limit.decode_bound], "memory full" if limit.memory_full else "")
+        for limit in stage_limits(problem, plan)
+    ]

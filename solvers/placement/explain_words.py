@@ -1,0 +1,153 @@
+"""An explanation's facts as sentences; no figure is made here, only written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gpuplan.solvers.placement.explain_variants import slowest_hop
+from gpuplan.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from gpuplan.plans import DeviceMap
+    from gpuplan.profiles import PlacementProblem
+    from gpuplan.solvers.placement.explain import Answer, Explanation, Figures
+    from gpuplan.solvers.placement.explain_limits import StageLimit
+    from gpuplan.solvers.result import Result
+
+#: A smaller relative change is none.
+_SAME = 1e-9
+
+
+def sentences(problem: PlacementProblem, result: Result[DeviceMap], facts: Explanation) -> Iterator[str]:
+    """Yield what binds, what else could be done, and what would help."""
+    plan = result.require_plan()
+    yield _memory(facts.limits)
+    yield _bounds(facts.limits)
+    hops = _hops(problem, plan)
+    if hops:
+        yield hops
+    idle = _idle(problem, result, plan)
+    if idle:
+        yield idle
+    for answer in facts.alternatives:
+        yield _alternative(answer, facts)
+    yield from _help(facts)
+    if facts.dropped:
+        yield f"Not answered within the time allowed: {_listed([_lower(what) for what in facts.dropped])}."
+
+
+def _memory(limits: Sequence[StageLimit]) -> str:
+    full = [limit for limit in limits if limit.memory_full]
+    if not full:
+        least = min(limits, key=lambda limit: limit.free_bytes)
+        return f"Memory does not bind: the fullest device, {least.device}, has {format_bytes(least.free_bytes)} left."
+    left = _listed([f"{limit.device} ({format_bytes(limit.free_bytes)} left)" for limit in full])
+    wanted = min(limit.next_layer_bytes for limit in full if limit.next_layer_bytes is not None)
+    return f"Memory binds on {left}: one more layer takes {format_bytes(wanted)}."
+
+
+def _bounds(limits: Sequence[StageLimit]) -> str:
+    words = {
+        "memory bandwidth": "memory bandwidth",
+        "compute": "compute",
+        "overhead": "neither bandwidth nor compute but the fixed cost of its kernels",
+    }
+    decode = list(dict.fromkeys(words[limit.decode_bound] for limit in limits))
+    prefill = list(dict.fromkeys(words[limit.prefill_bound] for limit in limits))
+    if decode == prefill:
+        return f"Prefill and decoding are limited by {' or '.join(decode)}."
+    return f"Decoding is limited by {' or '.join(decode)}, prefill by {' or '.join(prefill)}."
+
+
+def _hops(problem: PlacementProblem, plan: DeviceMap) -> str:
+    hop = slowest_hop(plan)
+    if hop is None:
+        return ""
+    steps = plan.workload.output_tokens - 1
+    total = sum(stage.hop.prefill_s + steps * stage.hop.decode_s for stage in plan.stages if stage.hop)
+    stage = next(stage for stage in plan.stages if stage.devices[0] == hop[0])
+    assert stage.hop is not None
+    kinds = _link_kinds(problem, stage.hop.route)
+    return (
+        f"Hops take {total / plan.metrics.latency_s:.1%} of the latency; the slowest, {hop[0]} → {hop[1]}"
+        f" over {kinds}, takes {format_seconds(stage.hop.decode_s)} a step."
+    )
+
+
+def _link_kinds(problem: PlacementProblem, route: Sequence[str]) -> str:
+    kinds = {frozenset((link.a, link.b)): link.kind for link in problem.topology.links}
+    steps = [kinds.get(frozenset(pair)) for pair in zip(route, route[1:], strict=False)]
+    return ", ".join(dict.fromkeys(kind for kind in steps if kind)) or "its link"
+
+
+def _idle(problem: PlacementProblem, result: Result[DeviceMap], plan: DeviceMap) -> str:
+    idle = problem.topology.num_devices - plan.metrics.devices_used
+    capped = problem.max_devices is not None and plan.metrics.devices_used >= problem.max_devices
+    if not idle or capped or result.status != "optimal":
+        return ""
+    them = "1 device stays" if idle == 1 else f"{idle} devices stay"
+    return f"{them} unused: that no plan with more of them is better is part of the proof."
+
+
+def _alternative(answer: Answer, facts: Explanation) -> str:
+    if answer.figures is None:
+        return f"{answer.what} is impossible: {answer.reason or 'no plan exists'}."
+    return f"{answer.what} {_gives(answer, facts)}."
+
+
+def _help(facts: Explanation) -> Iterator[str]:
+    useful = [answer for answer in facts.improvements if _matters(answer, facts)]
+    useless = [answer for answer in facts.improvements if answer not in useful]
+    if useful:
+        yield f"What would help most: {_lower(useful[0].what)} {_gives(useful[0], facts)}."
+    for answer in useful[1:]:
+        yield f"Then {_lower(answer.what)} {_gives(answer, facts)}."
+    if useless:
+        listed = _listed([_lower(answer.what) for answer in useless], "or")
+        yield f"{'No gain' if useful else 'Nothing tried would help: no gain'} from {listed}."
+
+
+def _matters(answer: Answer, facts: Explanation) -> bool:
+    if answer.figures is None or answer.change is None:
+        return False
+    more = facts.objective == "kv-capacity"
+    gained = answer.change > _SAME if more else answer.change < -_SAME
+    return gained or (facts.objective == "efficiency" and answer.figures.devices_used < facts.figures.devices_used)
+
+
+def _gives(answer: Answer, facts: Explanation) -> str:
+    worth, base = answer.figures, facts.figures
+    assert worth is not None
+    devices = "" if worth.devices_used == base.devices_used else f" on {_devices(worth.devices_used)}"
+    if answer.change is None or abs(answer.change) <= _SAME:
+        return f"gives the same result: {_figure(worth, facts.objective)}{devices}"
+    proof = "" if answer.status == "optimal" else ", the best found in the time allowed"
+    return (
+        f"gives {_figure(worth, facts.objective)} instead of {_figure(base, facts.objective, named=False)}"
+        f" ({answer.change:+.1%}){devices}{proof}"
+    )
+
+
+def _figure(worth: Figures, objective: str, *, named: bool = True) -> str:
+    if objective == "throughput":
+        name, value = "a bottleneck of", format_seconds(worth.bottleneck_s)
+    elif objective == "cost":
+        name, value = "a price of", f"{worth.price_per_hour:.2f} an hour"
+    elif objective == "kv-capacity":
+        name, value = "room for", f"{worth.kv_capacity_tokens or 0:,} tokens"
+    else:
+        name, value = "a latency of", format_seconds(worth.latency_s)
+    return f"{name} {value}" if named else value
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
+
+
+def _listed(parts: Sequence[str], word: str = "and") -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
