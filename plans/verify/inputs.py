@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpuplan.plans.verify.findings import Ledger, show
+from gpuplan.plans.files import join_place
+from gpuplan.plans.verify.findings import Ledger, agree, show
 
 
 def check_inputs(ledger: Ledger, inputs: Mapping[str, Any]) -> None:
@@ -19,6 +20,24 @@ def check_inputs(ledger: Ledger, inputs: Mapping[str, Any]) -> None:
         if layer["operators"] not in model["operator_sets"]:
             place = f"$.inputs.model.layers[{i}].operators"
             ledger.add(place, f"says {show(layer['operators'])}, which is no operator set of the model")
+    _check_data_sheets(ledger, inputs)
+
+
+def _check_data_sheets(ledger: Ledger, inputs: Mapping[str, Any]) -> None:
+    """Check that the coefficients start from the data sheet: its bandwidth, and peaks that it names."""
+    topology, costs = inputs["topology"], inputs["costs"]["devices"]
+    for i, device in enumerate(topology["devices"]):
+        kind, coefficients = topology["kinds"].get(device["kind"]), costs.get(device["name"])
+        if kind is None:
+            ledger.add(f"$.inputs.topology.devices[{i}].kind", f"says {show(device['kind'])}, which has no data sheet")
+        elif coefficients is not None:
+            place = join_place("$.inputs.costs.devices", device["name"])
+            said = coefficients["memory_bandwidth_bytes_per_s"]
+            ledger.number(f"{place}.memory_bandwidth_bytes_per_s", said, kind["memory_bandwidth_bytes_per_s"])
+            for dtype, peak in coefficients["peak_flops_per_s"].items():
+                if not any(agree(peak, own) for own in kind["flops_per_s"].values()):
+                    message = f"says {show(peak)}, which the data sheet of {device['kind']} does not have"
+                    ledger.add(f"{place}.peak_flops_per_s.{dtype}", message)
 
 
 def _check_links(ledger: Ledger, topology: Mapping[str, Any]) -> None:

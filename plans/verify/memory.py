@@ -33,11 +33,13 @@ class StageBytes:
 def stage_bytes(
     inputs: Mapping[str, Any], workload: Mapping[str, Any], span: Mapping[str, int], *, whole: bool
 ) -> StageBytes:
-    """Return the bytes of layers ``span`` on one device, M·b sequences of T = s + o tokens in flight::
+    """Return the bytes of layers ``span`` on one device.
 
-    weights = Σ weight_bytes − tied_bytes (whole model on one device)
-    kv = M·b·Σ (κ·min(T, w) + σ)
-    workspace = reserve + b·min(s, 8192)·(4·hidden + 2·ffn_active)·activation_bytes + b·vocab·4
+    With M·b sequences of T = s + o tokens in flight::
+
+        weights = Σ weight_bytes − tied_bytes (whole model on one device)
+        kv = M·b·Σ (κ·min(T, w) + σ)
+        workspace = reserve + b·min(s, 8192)·(4·hidden + 2·ffn_active)·activation_bytes + b·vocab·4
     """
     model = inputs["model"]
     layers = model["layers"][span["start"] : span["stop"]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpuplan.plans.files import join_place
 from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, agree, show
 from gpuplan.plans.verify.layer_times import decode_pass, layer_seconds, prefill_pass
 from gpuplan.plans.verify.memory import StageBytes, stage_bytes
@@ -94,7 +95,9 @@ def _check_devices(ledger: Ledger, document: Mapping[str, Any]) -> bool:
             elif name in seen:
                 ledger.add(place, f"says {name!r}, which stage {seen[name]} uses already")
             elif name not in inputs["costs"]["devices"]:
-                ledger.add(f"$.inputs.costs.devices.{name}", "expected the coefficients of a device used, got none")
+                ledger.add(
+                    join_place("$.inputs.costs.devices", name), "expected the coefficients of a device used, got none"
+                )
             else:
                 seen[name] = k
                 continue
@@ -172,7 +175,7 @@ def _stage_seconds(ledger: Ledger, document: Mapping[str, Any], k: int) -> tuple
         try:
             each = {kind: layer_seconds(model["operator_sets"][kind], device, step) for kind in set(kinds)}
         except KeyError as error:
-            place = f"$.inputs.costs.devices.{name}.peak_flops_per_s"
+            place = join_place("$.inputs.costs.devices", name) + ".peak_flops_per_s"
             ledger.add(place, f"expected the peak of {error.args[0]!r}, which a layer computes in, got none")
             return None
         totals.append(math.fsum(each[kind] for kind in kinds))
