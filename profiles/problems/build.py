@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from gpuplan.profiles.roofline import AnalyticCosts
 from gpuplan.profiles.workload import Workload
 from gpuplan.topology.graph import Device, Topology
 from gpuplan.units import GIB
+
+if TYPE_CHECKING:
+    from gpuplan.topology.routes import Router
 
 #: Runtimes a plan can be made for, and whether each of their stages must hold a decoder layer.
 RUNTIMES = {"accelerate": False, "llama-cpp": False, "sglang": True, "vllm": True}
@@ -236,15 +239,19 @@ def _combined(*phases: tuple[float, float, HopTable]) -> HopTable:
 
 def _routes(problem: PlacementProblem, message_bytes: float) -> HopTable:
     """Return α and β of the fastest routes for one message size; latency inf and 0 s/byte where there is none."""
-    topology = problem.topology
+    topology, prepared = problem.topology, problem._prepared
 
-    def make() -> HopTable:
-        from gpuplan.topology import route_tables
+    def make_router() -> Router:
+        from gpuplan.topology.routes import Router
 
-        tables = route_tables(topology, message_bytes)
-        return hop_table(np.asarray(tables.latency_s), np.asarray(tables.s_per_byte))
+        return Router(topology)
 
-    return problem._prepared.get(("routes", id(topology), message_bytes), (topology,), make)
+    def make_table() -> HopTable:
+        router = prepared.get(("router", id(topology)), (topology,), make_router)
+        tables = router.table(message_bytes)
+        return hop_table(tables.latency_s, tables.s_per_byte)
+
+    return prepared.get(("routes", id(topology), message_bytes), (topology,), make_table)
 
 
 def _layer_seconds(problem: PlacementProblem) -> tuple[FloatArray, FloatArray]:

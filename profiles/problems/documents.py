@@ -73,17 +73,6 @@ def _unique(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str, source: str) -> Any:
-    import yaml
+    from gpuplan.topology.documents import parse_yaml
 
-    from gpuplan.profiles.problems.yaml_loader import strict_loader
-
-    try:
-        return yaml.load(text, Loader=strict_loader())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else None
-        raise InputError(
-            f"expected JSON or YAML, got text that is neither: {error.problem}", source=source, place=place
-        ) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"expected JSON or YAML, got text that is neither: {error}", source=source) from None
+    return parse_yaml(text, source)
