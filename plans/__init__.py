@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.plans.export import Export, export, export_details, list_runtimes
-from gpuplan.plans.verify import Finding, Verification, verify, verify_solution
+from gpuplan.plans.export import Export, export_details, list_runtimes
+from gpuplan.plans.export import export as _export
+from gpuplan.plans.verify import Finding, Verification, verify_solution
+from gpuplan.plans.verify import verify as _verify
 
 if TYPE_CHECKING:
     from gpuplan.plans.build import build_device_map
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from gpuplan.plans.device_map_io import device_map_from_dict, device_map_to_dict, load_plan, save_plan
     from gpuplan.plans.placement_solution import FrontPoint, PlacementFront, PlacementSolution, StageRange
     from gpuplan.plans.solution_io import load_solution, save_solution, solution_from_dict, solution_to_dict
+
+# Plain assignments, not imports: type checkers then see the functions, too.
+export = _export
+verify = _verify
 
 _HOMES = {
     "DeviceMap": "device_map",

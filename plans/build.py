@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan import __version__
 from gpuplan.plans.canonical import digest
 from gpuplan.plans.device_map import (
     DeviceMap,
@@ -27,8 +27,9 @@ from gpuplan.plans.device_map import (
     WorkloadPoint,
 )
 from gpuplan.plans.placement_solution import StageRange
-from gpuplan.profiles import model_to_dict
-from gpuplan.topology import route, topology_to_dict
+from gpuplan.profiles import model_to_dict, stage_memory
+from gpuplan.topology.routes import route
+from gpuplan.topology.serialize import topology_to_dict
 
 if TYPE_CHECKING:
     from gpuplan.profiles import LayerTimes, ModelProfile, PlacementProblem, Workload
@@ -71,7 +72,7 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], ou
         workload=point,
         stages=built,
         metrics=stage_metrics(built, point, _kv_capacity(problem.model, stages, built, workload)),
-        result=PlanResult(**_fields(outcome), gpuplan_version=__version__),
+        result=PlanResult(**_fields(outcome), gpuplan_version=_version()),
         provenance=_provenance(problem, stages, times),
         inputs={
             "model": model,
@@ -105,9 +106,17 @@ def stage_metrics(stages: Sequence[Stage], workload: WorkloadPoint, kv_capacity_
     )
 
 
+def _version() -> str:
+    # By name: the package's face imports this room, and an import back would close a circle.
+    return str(importlib.import_module("gpuplan").__version__)
+
+
 def _fields(outcome: Outcome) -> dict[str, Any]:
     names = ("status", "objective", "terms", "bound", "gap", "solver", "options", "seed")
-    return {name: getattr(outcome, name) for name in names}
+    fields = {name: getattr(outcome, name) for name in names}
+    if fields["gap"] is not None and math.isinf(fields["gap"]):
+        fields["gap"] = None  # an objective of 0 above a lower bound: no number says how far
+    return fields
 
 
 def _workload(problem: PlacementProblem, num_stages: int) -> Workload:
@@ -130,20 +139,19 @@ def _stage(
         tensor_parallel=1,
         layers=LayerSpan(stage.start, stage.stop),
         modules=tuple(module for layer in layers for module in layer.modules),
-        memory=_memory(problem, stage, workload, whole=len(stages) == 1),
+        memory=_memory(problem, stage, workload),
         prefill_s=float(np.sum(times.prefill_s[stage.start : stage.stop])),
         decode_s=float(np.sum(times.decode_s[stage.start : stage.stop])),
         hop=_hop(problem, stages, k, workload),
     )
 
 
-def _memory(problem: PlacementProblem, stage: StageRange, workload: Workload, *, whole: bool) -> StageMemory:
-    layers = problem.model.layers[stage.start : stage.stop]
-    sequences = workload.micro_batches * workload.batch
+def _memory(problem: PlacementProblem, stage: StageRange, workload: Workload) -> StageMemory:
+    use = stage_memory(problem.model, stage.start, stage.stop, workload, reserve_bytes=problem.reserve_bytes)
     return StageMemory(
-        weights_bytes=sum(layer.weight_bytes for layer in layers) - (problem.model.tied_bytes if whole else 0),
-        kv_bytes=sequences * math.fsum(layer.kv.bytes_for(workload.sequence_tokens) for layer in layers),
-        workspace_bytes=problem.dense().fixed_bytes,
+        weights_bytes=use.weights_bytes,
+        kv_bytes=use.kv_bytes,
+        workspace_bytes=use.workspace_bytes,
         available_bytes=problem.topology.devices[stage.device].available_bytes,
     )
 
@@ -216,11 +224,6 @@ def _options(problem: PlacementProblem) -> dict[str, Any]:
 
 
 def _objective(problem: PlacementProblem) -> Mapping[str, Any]:
-    objective = problem.objective
-    if isinstance(objective, str):
-        return {"name": objective, "latency_weight": 10.0, "devices_weight": 1.0}
-    return {
-        "name": objective.name,
-        "latency_weight": objective.latency_weight,
-        "devices_weight": objective.devices_weight,
-    }
+    objective = problem.dense().objective
+    weights = {"latency_weight": objective.latency_weight, "devices_weight": objective.devices_weight}
+    return {"name": problem.objective_name, **weights}

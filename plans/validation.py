@@ -81,8 +81,9 @@ def _validator(schema: str) -> Validator:
     whole = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    strict = extend(Draft202012Validator, type_checker=whole)
-    return strict(json_schema(schema), registry=registry)
+    strict: Any = extend(Draft202012Validator, type_checker=whole)  # type: ignore[no-untyped-call]
+    validator: Validator = strict(json_schema(schema), registry=registry)
+    return validator
 
 
 def _order(error: ValidationError) -> tuple[tuple[str, ...], str]:
@@ -93,7 +94,8 @@ def _order(error: ValidationError) -> tuple[tuple[str, ...], str]:
 
 def _explain(error: ValidationError) -> tuple[str, str]:
     place = path_of(list(error.absolute_path))
-    value, expected = error.instance, error.validator_value
+    value: Any = error.instance
+    expected: Any = error.validator_value
     if error.validator == "additionalProperties":
         return _unknown_key(error, place)
     if error.validator == "required":
@@ -107,8 +109,9 @@ def _explain(error: ValidationError) -> tuple[str, str]:
 
 def _unknown_key(error: ValidationError, place: str) -> tuple[str, str]:
     schema = error.schema
+    instance: Any = error.instance
     known = schema.get("properties", {}) if isinstance(schema, Mapping) else {}
-    unknown = sorted(key for key in error.instance if key not in known)[0]
+    unknown = min(key for key in instance if key not in known)
     return join_place(place, unknown), f"unknown key; the keys here are {', '.join(sorted(known))}"
 
 

@@ -110,8 +110,8 @@ def vendors(plan: DeviceMap) -> set[str]:
 
 def memory_share(plan: DeviceMap) -> float:
     """Return the least share of a used device's memory that the plan may take."""
-    return min(stage.memory.available_bytes / _kind(plan, name)["memory_bytes"]
-               for stage in plan.stages for name in stage.devices)  # fmt: skip
+    rows = [(stage.memory.available_bytes, name) for stage in plan.stages for name in stage.devices]
+    return min(available / float(_kind(plan, name)["memory_bytes"]) for available, name in rows)
 
 
 def shell_lines(environment: Mapping[str, str], command: Sequence[str]) -> str:
@@ -130,6 +130,5 @@ def _hosts(plan: DeviceMap) -> list[str]:
 
 
 def _kind(plan: DeviceMap, name: str) -> Mapping[str, Any]:
-    topology = plan.inputs["topology"]
-    kind: Mapping[str, Any] | str = _devices(plan)[name]["kind"]
-    return topology["kinds"][kind] if isinstance(kind, str) else kind
+    kind: Mapping[str, Any] = plan.inputs["topology"]["kinds"][_devices(plan)[name]["kind"]]
+    return kind
