@@ -1,0 +1,70 @@
+"""Largest KV capacity: a search over token counts, each probe a feasibility question, then latency at the best."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuplan.errors import InputError
+from gpuplan.solvers.placement.core import Query
+from gpuplan.solvers.placement.evaluate import evaluate
+from gpuplan.solvers.placement.outcome import Outcome, status_of
+from gpuplan.solvers.placement.query import Session
+from gpuplan.solvers.placement.tables import ClassPath, ClassTables
+
+
+def maximise_capacity(session: Session, hint: ClassPath | None) -> Outcome:
+    """Most KV tokens (bound and objective carry −tokens), then latency with that room."""
+    tables = session.tables
+    if not tables.kv[-1] > 0.0:
+        raise InputError(
+            "the kv-capacity objective needs layers with KV, but kv_bytes_per_token is 0 everywhere; "
+            "choose another objective"
+        )
+    start = session.ask(Query(time_weight=0.0, any_plan=True), hint=hint)
+    if start.path is None:
+        return Outcome(status_of(start), None, None)
+    tokens, path, most = _search(session, start.path)
+    answer = session.ask(Query(capacity_tokens=tokens), hint=path)
+    path = answer.path if answer.path is not None else path
+    if most > tokens:
+        return Outcome("feasible", path, (-most, 0.0))
+    bound = answer.bound if math.isfinite(answer.bound) else 0.0
+    proven = answer.proven and answer.path is not None
+    return Outcome("optimal" if proven else "feasible", path, (-tokens, bound))
+
+
+def path_capacity(tables: ClassTables, path: ClassPath) -> float:
+    """KV tokens a plan has room for."""
+    tokens = evaluate(tables.problem, tables.to_stages(path)).kv_capacity_tokens
+    assert tokens is not None
+    return float(tokens)
+
+
+def _search(session: Session, path: ClassPath) -> tuple[float, ClassPath, float]:
+    """Return the most tokens found, a plan that has room for them, and the most that are not disproven."""
+    best = path_capacity(session.tables, path)
+    most = _upper(session.tables)
+    ceiling, unproven = most, False
+    while best < ceiling and not session.budget.exhausted():
+        tokens = best + math.ceil((ceiling - best) / 2.0)
+        answer = session.ask(Query(time_weight=0.0, capacity_tokens=tokens, any_plan=True), hint=path)
+        if answer.path is not None:
+            path = answer.path
+            best = max(tokens, path_capacity(session.tables, path))
+        else:
+            unproven = unproven or not answer.infeasible
+            ceiling = tokens - 1.0
+            most = most if unproven else ceiling
+        session.budget.report("kv-capacity", -best, -most)
+    return best, path, max(most, best)
+
+
+def _upper(tables: ClassTables) -> float:
+    """Return a capacity no plan exceeds: every layer with KV lies somewhere, at best alone on the roomiest device."""
+    weights, kv = np.diff(tables.memory), np.diff(tables.kv)
+    holds = kv > 0.0
+    saving = tables.problem.single_stage_saving_bytes
+    free = float(tables.room_exact.max()) - weights[holds] + saving
+    return float(math.floor(float((free / kv[holds]).min())))

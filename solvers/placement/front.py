@@ -1,0 +1,65 @@
+"""All non-dominated (latency, bottleneck, devices): ε-constraint on the bottleneck, every device count in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpuplan.plans.placement_solution import FrontPoint
+from gpuplan.solvers.placement.core import Query
+from gpuplan.solvers.placement.evaluate import evaluate
+from gpuplan.solvers.placement.query import Session
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: A point is dropped when another is at most this much worse, relative, in every component.
+TIE = 1e-9
+
+
+def front_points(session: Session) -> tuple[tuple[FrontPoint, ...], bool, bool]:
+    """Return the points, whether they are proven complete, and whether the problem is proven infeasible."""
+    first = session.ask(Query())
+    if first.path is None:
+        return (), False, first.infeasible
+    found: list[FrontPoint] = []
+    proven = True
+    for devices in range(1, session.tables.max_stages + 1):
+        proven &= _staircase(session, devices, found)
+    return non_dominated(found), proven, False
+
+
+def _staircase(session: Session, devices: int, found: list[FrontPoint]) -> bool:
+    """Add the points of at most `devices` devices by falling bottleneck; return whether all of them are proven."""
+    query = Query().limited_to(devices)
+    while True:
+        answer = session.ask(query)
+        if answer.path is None:
+            return answer.infeasible
+        point = _point(session, answer.path)
+        found.append(point)
+        if not answer.proven:
+            return False
+        query = Query(cap_s=point.bottleneck_s * (1.0 - TIE)).limited_to(devices)
+
+
+def _point(session: Session, path: ClassPath) -> FrontPoint:
+    stages = session.tables.to_stages(path)
+    worth = evaluate(session.tables.problem, stages)
+    return FrontPoint(worth.latency_s, worth.bottleneck_s, worth.devices, stages)
+
+
+def non_dominated(points: Iterable[FrontPoint]) -> tuple[FrontPoint, ...]:
+    """Keep one of every group of points that drop each other, by rising latency."""
+    kept: list[FrontPoint] = []
+    for point in sorted(points, key=_figures):
+        if not any(_drops(other, point) for other in kept):
+            # Its latency may be larger by a hair and it still drops one found before.
+            kept = [other for other in kept if not _drops(point, other)] + [point]
+    return tuple(kept)
+
+
+def _figures(point: FrontPoint) -> tuple[float, float, int]:
+    return (point.latency_s, point.bottleneck_s, point.devices)
+
+
+def _drops(other: FrontPoint, point: FrontPoint) -> bool:
+    pairs = zip(_figures(other), _figures(point), strict=True)
+    return all(theirs <= mine * (1.0 + TIE) for theirs, mine in pairs)

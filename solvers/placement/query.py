@@ -1,0 +1,147 @@
+"""Answering one query: one-stage plans priced apart, the core problem by the engine that suits its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gpuplan.errors import UnsupportedError
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement import small
+from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query, make_core, single_stage
+from gpuplan.solvers.placement.tables import ClassPath, ClassTables
+
+EngineName = Literal["auto", "dp", "labels", "beam"]
+
+#: Largest labels·(n+1) that the small engine takes under ``auto``: about 0.1 s of NumPy.
+SMALL_CELLS = 8e5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer to a query; as `CoreOutcome`, one-stage plans included.
+
+    value, path
+        Best plan better than the upper value given, or inf and None.
+    bound
+        Lower bound on every plan; inf when proven that none exists, −inf when nothing is known.
+    proven
+        Whether no plan is better than `value` (or than the upper value, without a path).
+    by_count
+        Best plan of every stage count, where the small engine ran without an upper value.
+    """
+
+    value: float
+    path: ClassPath | None
+    bound: float
+    proven: bool
+    by_count: tuple[tuple[float, ClassPath], ...] = ()
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether it is proven that no plan exists."""
+        return self.path is None and self.proven and self.bound == math.inf
+
+
+@dataclass(slots=True)
+class Session:
+    """One solve call: its tables, engine, clock, and what one query learns for the next.
+
+    engine
+        ``auto`` picks by size; ``dp`` the small engine, ``labels`` the large one, ``beam`` the large one truncated.
+    multipliers
+        Lagrange multipliers of the last core solved, to warm-start the next; owned by the large engine.
+    engines, notes
+        Names of the engines that ran; sentences for the report.
+    """
+
+    tables: ClassTables
+    engine: EngineName
+    budget: Budget
+    threads: int = 1
+    multipliers: dict[str, object] = field(default_factory=dict)
+    engines: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
+        """Return the best plan of a query below `upper`; `hint` is a path to try as the first incumbent."""
+        best = Answer(math.inf, None, math.inf, True)
+        for part, micro_batches in self._by_micro_batches(query):
+            best = _better(best, self._ask(part, micro_batches, min(upper, best.value), hint))
+            if query.any_plan and best.path is not None:
+                break
+        return best
+
+    def _by_micro_batches(self, query: Query) -> Iterator[tuple[Query, int]]:
+        """One part per stage count when every stage holds as many micro-batches as there are stages.
+
+        A plan of fewer stages than its part allows needs less memory than assumed, so each part is safe and their
+        union is complete.
+        """
+        micro_batches = self.tables.problem.micro_batches
+        if micro_batches != "stages":
+            yield query, micro_batches
+            return
+        most = self.tables.max_stages if query.max_stages is None else min(self.tables.max_stages, query.max_stages)
+        for count in range(1, most + 1):
+            yield query.limited_to(count), count
+
+    def _ask(self, query: Query, micro_batches: int, upper: float, hint: ClassPath | None) -> Answer:
+        alone = single_stage(self.tables, query, micro_batches)
+        known = () if alone is None else (alone,)
+        best = Answer(math.inf, None, math.inf, True, known)
+        if alone is not None:
+            better = alone[0] < upper
+            best = Answer(alone[0] if better else math.inf, alone[1] if better else None, alone[0], True, known)
+            if better and query.any_plan:
+                return best
+        core = make_core(self.tables, query, micro_batches)
+        if core.max_stages < 2:
+            return best
+        rest = self._minimise(core, min(upper, best.value), hint)
+        return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
+
+    def _minimise(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+        if self.runs_small(core):
+            self.engines.add("dp")
+            return small.minimise(core, upper, self.budget)
+        self.engines.add("labels")
+        raise UnsupportedError("the large engine is not built yet")
+
+    def runs_small(self, core: Core) -> bool:
+        """Whether the small engine takes this core."""
+        if self.engine == "dp":
+            if not small.fits(core):
+                raise UnsupportedError(
+                    f"solver dp packs device counts into 63 bits and {core.num_classes} device classes need more; "
+                    "use solver labels or auto"
+                )
+            return True
+        return self.engine == "auto" and small.fits(core) and self.cells(core) <= SMALL_CELLS
+
+    def cells(self, core: Core) -> float:
+        """Size of the small engine's search: labels·positions."""
+        return small.count_labels(core) * (core.num_layers + 1)
+
+
+def _better(first: Answer, second: Answer) -> Answer:
+    """Join the answers to two parts of a query."""
+    best = second if second.value < first.value else first
+    by_count: dict[int, tuple[float, ClassPath]] = {}
+    for value, path in (*first.by_count, *second.by_count):
+        if len(path) not in by_count or value < by_count[len(path)][0]:
+            by_count[len(path)] = (value, path)
+    return Answer(
+        best.value,
+        best.path,
+        min(first.bound, second.bound),
+        first.proven and second.proven,
+        tuple(by_count[count] for count in sorted(by_count)),
+    )
+
+
+def improves(value: float, incumbent: float) -> bool:
+    """Whether a value is better than an incumbent by more than rounding."""
+    return value < incumbent - IMPROVEMENT * abs(incumbent)

@@ -1,0 +1,290 @@
+"""Exact engine for small problems: a vector-label dynamic programme over stage counts, in plain NumPy.
+
+A label (first group f, used counts S, class d) stands for all ways to have opened a device of d as the next stage,
+S counting it. Its vector holds, per boundary l, the least cost to have arrived there (the hop into d paid):
+
+    G[f, S+e, e][j] = entry[e] + min over d of ( hop(d, e, j) + prefix[d, j]
+                                                 + min over low ≤ l ≤ top of (G[f, S, d][l] − prefix[d, l]) )
+
+One level a stage count, so the best plan of every count comes at no further cost. Because the stage of d is closed
+only when e is known, a cap on stage + outgoing hop is exact. Range minima come from doubling tables, so windows may
+have any shape. O(labels·C·n) time, O(labels·n) memory; no compilation, so the first call is as fast as any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups
+from gpuplan.solvers.placement.tables import ClassPath
+
+
+class _Level(NamedTuple):
+    """Labels of one stage count, sorted by key: key (first group and counts), class, vectors (rows, n+1)."""
+
+    keys: IntArray
+    last: IntArray
+    vectors: FloatArray
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How counters are packed into a key: class c from bit shift[c], the first group above them all."""
+
+    shift: IntArray
+    mask: IntArray
+    group_shift: int
+
+    def count(self, keys: IntArray, c: int) -> IntArray:
+        return np.asarray((keys >> self.shift[c]) & self.mask[c])
+
+    def group(self, keys: IntArray) -> IntArray:
+        return keys >> self.group_shift
+
+
+def count_labels(core: Core) -> float:
+    """Upper bound on the labels a search without pruning makes."""
+    sizes = [float(count) + 1.0 for count in core.counts]
+    states = float(np.prod(sizes))
+    labels = sum(states * (size - 1.0) / size for size in sizes)
+    groups = len(first_groups(core))
+    # With several first groups a label's counts include its group's device.
+    return labels if groups == 1 else labels * min(groups, 0.5 * len(sizes) + 1.0)
+
+
+def fits(core: Core) -> bool:
+    """Return whether keys fit 63 bits."""
+    return sum(bits_of(core.counts)) + len(first_groups(core)).bit_length() <= 63
+
+
+def minimise(core: Core, upper: float, budget: Budget) -> CoreOutcome:
+    """Return the best plan of two stages or more below `upper`, and the best of every stage count."""
+    return _Search(core, upper, budget).run()
+
+
+class _Search:
+    def __init__(self, core: Core, upper: float, budget: Budget) -> None:
+        self.core = core
+        self.upper = upper
+        self.budget = budget
+        self.groups: tuple[FirstGroup, ...] = first_groups(core)
+        bits = np.array(bits_of(core.counts), dtype=np.int64)
+        shift = np.concatenate([[0], np.cumsum(bits)])
+        self.layout = _Layout(shift[:-1], (np.int64(1) << bits) - 1, int(shift[-1]))
+        n = core.num_layers
+        ends = np.arange(n + 1)
+        # hop[d, e, j]; the column n is not a hand-over.
+        self.hop = core.hop_s[:, :, None] + core.boundary * core.hop_s_per_byte[:, :, None]
+        self.top = np.minimum(core.top, ends - 1)
+        self.term = np.stack([group.term for group in self.groups])
+        self.ending = np.stack([group.ending for group in self.groups])
+        self.levels: list[_Level] = []
+
+    def run(self) -> CoreOutcome:
+        """Build level after level; remember the best complete plan of each."""
+        core = self.core
+        found: list[tuple[float, int, int]] = []
+        level = self._first_level()
+        for count in range(1, core.max_stages + 1):
+            if len(level.keys) == 0:
+                break
+            self.levels.append(level)
+            self.budget.spend(len(level.keys))
+            closed = _RangeMinimum(level.vectors - core.prefix[level.last])
+            if count > 1:
+                found += self._complete(level, closed, count)
+                if found and (core.any_plan or core.step > 0.0):
+                    break  # any plan will do, or more stages only cost more
+            if count == core.max_stages:
+                break
+            if self.budget.exhausted():
+                return self._answer(found, proven=False)
+            level = self._next_level(level, closed)
+        return self._answer(found, proven=True)
+
+    def _first_level(self) -> _Level:
+        core, layout = self.core, self.layout
+        keys, last = [], []
+        for g, group in enumerate(self.groups):
+            for c in group.classes:
+                keys.append((g << layout.group_shift) + (1 << int(layout.shift[c])))
+                last.append(c)
+        classes = np.array(last, dtype=np.int64)
+        vectors = np.full((len(keys), core.num_layers + 1), np.inf)
+        vectors[:, 0] = core.entry[classes]
+        level = _Level(np.array(keys, dtype=np.int64), classes, vectors)
+        return self._affordable(level)
+
+    def _affordable(self, level: _Level) -> _Level:
+        """Drop labels over the budget, and sort by key."""
+        core, layout = self.core, self.layout
+        keep = np.ones(len(level.keys), dtype=np.bool_)
+        if core.weights is not None:
+            spent = sum(core.weights[c] * layout.count(level.keys, c) for c in range(core.num_classes))
+            keep = np.asarray(spent <= core.limit)
+        order = np.flatnonzero(keep)
+        order = order[np.argsort(level.keys[order], kind="stable")]
+        return _Level(level.keys[order], level.last[order], level.vectors[order])
+
+    def _complete(self, level: _Level, closed: _RangeMinimum, count: int) -> list[tuple[float, int, int]]:
+        """Best complete plan of a level as (value, stage count, row)."""
+        core, n = self.core, self.core.num_layers
+        group = self.layout.group(level.keys)
+        low = core.low[level.last, n] if core.cap is None else self.ending[group, level.last]
+        reach = closed.column(low, int(self.top[n]))
+        values = reach + core.prefix[level.last, n] + self.term[group, level.last]
+        row = int(np.argmin(values))
+        return [(float(values[row]), count, row)] if values[row] < self.upper else []
+
+    def _next_level(self, level: _Level, closed: _RangeMinimum) -> _Level:
+        core, layout = self.core, self.layout
+        keys, last, vectors = [], [], []
+        shared = None
+        if core.cap is None:
+            shared = closed.query(core.low[level.last], self.top) + core.prefix[level.last]
+        for e in range(core.num_classes):
+            rows = self._extendable(level, e)
+            if len(rows) == 0:
+                continue
+            before = level.last[rows]
+            if shared is not None:
+                arrive = shared[rows]
+            else:
+                assert core.cap is not None
+                arrive = closed.rows(rows).query(core.cap.following[before, e], self.top) + core.prefix[before]
+            arrive += self.hop[before, e]
+            starts = np.flatnonzero(np.concatenate([[True], level.keys[rows][1:] != level.keys[rows][:-1]]))
+            merged = np.minimum.reduceat(arrive, starts, axis=0)
+            merged += core.entry[e]
+            merged[:, 0] = np.inf
+            merged[:, -1] = np.inf
+            merged[merged >= self.upper] = np.inf
+            alive = np.flatnonzero(np.isfinite(merged).any(axis=1))
+            if len(alive):
+                keys.append(level.keys[rows][starts][alive] + (np.int64(1) << layout.shift[e]))
+                last.append(np.full(len(alive), e, dtype=np.int64))
+                vectors.append(merged[alive])
+        if not keys:
+            return _Level(level.keys[:0], level.last[:0], level.vectors[:0])
+        return self._affordable(_Level(np.concatenate(keys), np.concatenate(last), np.concatenate(vectors)))
+
+    def _extendable(self, level: _Level, e: int) -> IntArray:
+        """Rows of a level that a device of class e may follow."""
+        core, layout = self.core, self.layout
+        used = layout.count(level.keys, e)
+        keep = (used < core.counts[e]) & np.isfinite(core.hop_s[level.last, e])
+        if core.pred[e] >= 0:
+            keep &= (used > 0) | (layout.count(level.keys, int(core.pred[e])) > 0)
+        return np.flatnonzero(keep)
+
+    def _answer(self, found: list[tuple[float, int, int]], *, proven: bool) -> CoreOutcome:
+        if not found:
+            return CoreOutcome(np.inf, None, self.upper if proven else -np.inf, proven)
+        by_count = tuple((value, self._trace(count, row)) for value, count, row in found)
+        value, path = min(by_count, key=lambda plan: plan[0])
+        proven = proven and not self.core.any_plan
+        return CoreOutcome(value, path, value if proven else -np.inf, proven, by_count)
+
+    def _trace(self, count: int, row: int) -> ClassPath:
+        """Walk back from a complete label, recomputing each minimum."""
+        core, layout = self.core, self.layout
+        level = self.levels[count - 1]
+        key, c, vector = int(level.keys[row]), int(level.last[row]), level.vectors[row]
+        stop, after = core.num_layers, None
+        first = self.groups[key >> layout.group_shift]
+        path: list[tuple[int, int, int]] = []
+        for depth in range(count - 1, -1, -1):
+            start = self._start(vector, c, stop, after, first)[1]
+            path.append((c, start, stop))
+            if depth == 0:
+                break
+            key -= 1 << int(layout.shift[c])
+            level = self.levels[depth - 1]
+            parents = range(
+                int(np.searchsorted(level.keys, key, "left")), int(np.searchsorted(level.keys, key, "right"))
+            )
+            stop, after = start, c
+            best = min(parents, key=lambda r: self._arrival(level, r, stop, c, first))
+            c, vector = int(level.last[best]), level.vectors[best]
+        return tuple(reversed(path))
+
+    def _start(self, vector: FloatArray, c: int, stop: int, after: int | None, first: FirstGroup) -> tuple[float, int]:
+        """Least cost of closing class c at `stop`, and the start that reaches it."""
+        core = self.core
+        if core.cap is None:
+            low = int(core.low[c, stop])
+        else:
+            low = int(first.ending[c] if after is None else core.cap.following[c, after, stop])
+        values = vector[low : int(self.top[stop]) + 1] - core.prefix[c, low : int(self.top[stop]) + 1]
+        if len(values) == 0:
+            return np.inf, stop
+        k = int(np.argmin(values))
+        return float(values[k] + core.prefix[c, stop]), low + k
+
+    def _arrival(self, level: _Level, row: int, stop: int, after: int, first: FirstGroup) -> float:
+        c = int(level.last[row])
+        return self._start(level.vectors[row], c, stop, after, first)[0] + float(self.hop[c, after, stop])
+
+
+class _RangeMinimum:
+    """Minima over ranges of positions of every row, from tables of doubling length.
+
+    table[p][r, l] = min of row r over positions l .. l + 2^p − 1.
+    """
+
+    def __init__(self, values: FloatArray) -> None:
+        tables = [values]
+        length = 1
+        while 2 * length <= values.shape[1]:
+            previous = tables[-1]
+            doubled = previous.copy()
+            np.minimum(previous[:, :-length], previous[:, length:], out=doubled[:, :-length])
+            tables.append(doubled)
+            length *= 2
+        self.table: NDArray[np.float64] = np.stack(tables)
+
+    @classmethod
+    def _of(cls, table: FloatArray) -> _RangeMinimum:
+        part = cls.__new__(cls)
+        part.table = table
+        return part
+
+    def rows(self, rows: IntArray) -> _RangeMinimum:
+        """Return the same for some rows."""
+        return self._of(self.table[:, rows])
+
+    def query(self, low: IntArray, top: IntArray) -> FloatArray:
+        """Return out[r, j] = min of row r over low[r, j] .. top[j], inf where that is empty."""
+        _, num, width = self.table.shape
+        length = top[None, :] - low + 1
+        power = _log2(np.maximum(length, 1))
+        base = (power * num + np.arange(num)[:, None]) * width
+        flat = self.table.ravel()
+        last = np.maximum(top[None, :] + 1 - (np.int64(1) << power), 0)
+        out = np.minimum(flat.take(base + np.minimum(low, width - 1)), flat.take(base + last))
+        out[length <= 0] = np.inf
+        return np.asarray(out)
+
+    def column(self, low: IntArray, top: int) -> FloatArray:
+        """Return out[r] = min of row r over low[r] .. top."""
+        num = self.table.shape[1]
+        length = top - low + 1
+        power = _log2(np.maximum(length, 1))
+        rows = np.arange(num)
+        width = self.table.shape[2]
+        last = np.maximum(top + 1 - (np.int64(1) << power), 0)
+        out = np.minimum(self.table[power, rows, np.minimum(low, width - 1)], self.table[power, rows, last])
+        out[length <= 0] = np.inf
+        return np.asarray(out)
+
+
+def _log2(length: IntArray) -> IntArray:
+    """Floor of the binary logarithm of positive integers."""
+    return (np.frexp(length.astype(np.float64))[1] - 1).astype(np.int64)

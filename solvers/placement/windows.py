@@ -1,0 +1,86 @@
+"""Which layer ranges a class of devices may hold: windows of start positions for every end position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.tables import ClassTables
+
+#: Covers the rounding of T − hop; a cap is itself the value of a plan, and values are compared to 1e-9.
+CAP_TOLERANCE = 1e-13
+
+
+def memory_windows(tables: ClassTables, micro_batches: int, capacity_tokens: float | None) -> IntArray:
+    """Return low[c, j]: the least l such that layers l..j−1 fit a device of c; j or more when none do.
+
+    A stage fits when its weights and the KV of every micro-batch are at most the room of the device and, with a
+    capacity X, when it has room for X KV tokens or holds no KV. Shape (C, n+1), non-decreasing in j.
+    """
+    problem = tables.problem
+    needed = tables.memory + micro_batches * problem.tokens_per_micro_batch * tables.kv
+    low = _least_start(needed, tables.room)
+    if capacity_tokens is None:
+        return low
+    whole = tables.memory + capacity_tokens * tables.kv
+    without_kv = np.searchsorted(tables.kv, tables.kv, side="left")
+    return np.maximum(low, np.minimum(_least_start(whole, tables.room_exact), without_kv[None, :]))
+
+
+def _least_start(needed: FloatArray, room: FloatArray) -> IntArray:
+    """Least l with needed[j] − needed[l] ≤ room[c], j + 1 where even an empty stage does not fit."""
+    ends = np.arange(len(needed))
+    low = np.searchsorted(needed, (needed[None, :] - room[:, None]).ravel(), side="left").reshape(len(room), -1)
+    # needed[j] − room rounds; take the neighbour back in when the difference itself fits.
+    back = np.maximum(low - 1, 0)
+    low = np.where(needed[ends][None, :] - needed[back] <= room[:, None], back, low)
+    return np.where(room[:, None] < 0.0, ends[None, :] + 1, low).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class CapWindows:
+    """Windows under a cap T on stage compute + outgoing hop of the cycle.
+
+    following
+        following[d, e, j]: least start of d's stage when it ends at j and hands over to e; shape (C, C, n+1).
+    ending
+        ending[d, f]: least start of d's stage when it is the last and f is the first class; shape (C, C).
+    loosest
+        Least of `following` over e, made non-decreasing in j (a relaxation), shape (C, n+1).
+    """
+
+    following: IntArray
+    ending: IntArray
+    loosest: IntArray
+
+
+def cap_windows(tables: ClassTables, low: IntArray, cap_s: float) -> CapWindows:
+    """Return the windows that the memory windows `low` and a cap of `cap_s` seconds leave."""
+    cycle = tables.cycle
+    num, n = tables.num_classes, tables.num_layers
+    limit = cap_s * (1.0 + CAP_TOLERANCE)
+    following = np.empty((num, num, n + 1), dtype=np.int64)
+    ending = np.empty((num, num), dtype=np.int64)
+    for d in range(num):
+        prefix = cycle.prefix[d]
+        hops = cycle.hop_s[d][:, None] + cycle.boundary[None, :] * cycle.hop_s_per_byte[d][:, None]
+        following[d] = np.maximum(low[d][None, :], _cap_start(prefix, prefix, limit - hops))
+        back = np.zeros(num) if cycle.back is None else cycle.back[d]
+        ending[d] = np.maximum(low[d, n], _cap_start(prefix, prefix[n], limit - back))
+    loosest = following.min(axis=1)
+    loosest[:, n] = np.minimum(ending.min(axis=1), loosest[:, n])
+    loosest = np.minimum.accumulate(loosest[:, ::-1], axis=1)[:, ::-1]
+    return CapWindows(following, ending, np.ascontiguousarray(np.maximum(loosest, low)))
+
+
+def _cap_start(prefix: FloatArray, end: FloatArray | np.float64, left: FloatArray) -> IntArray:
+    """Least l with end − prefix[l] ≤ left; beyond every position where left is negative."""
+    ends = np.broadcast_to(end, left.shape)
+    start = np.searchsorted(prefix, (ends - left).ravel(), side="left").reshape(left.shape)
+    # end − left rounds; take the neighbour back in when the difference itself fits.
+    back = np.maximum(start - 1, 0)
+    start = np.where(ends - prefix[back] <= left, back, start)
+    return np.where(left < 0.0, len(prefix), start).astype(np.int64)

@@ -1,0 +1,141 @@
+"""Every placement solver by name: what it is, what it supports, whether it can run here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
+from gpuplan.plans.placement_solution import PlacementSolution
+from gpuplan.profiles.problems.placement import DensePlacement, ObjectiveName
+from gpuplan.solvers.result import Result
+
+Kind = Literal["exact", "bounded", "baseline"]
+PlacementSolver = Callable[..., Result[PlacementSolution]]
+
+_ALL: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+_MILP: tuple[ObjectiveName, ...] = ("latency", "bottleneck", "efficiency", "balanced", "cost")
+
+
+@dataclass(frozen=True, slots=True)
+class SolverEntry:
+    """One solver.
+
+    kind
+        ``exact`` (proves its optimum, given time), ``bounded`` (a plan with a proven gap), ``baseline`` (a rule).
+    objectives
+        Dense objectives it takes; `front` says whether it finds whole fronts, `warm_start` whether it takes a plan
+        to start from.
+    home, engine
+        Module with its ``solve(problem, limits, seed)``, or the engine of the exact solver.
+    requires
+        Modules that must be installed.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    objectives: tuple[ObjectiveName, ...] = _ALL
+    front: bool = False
+    warm_start: bool = False
+    home: str | None = None
+    engine: str | None = None
+    requires: tuple[str, ...] = ()
+
+    def available(self) -> bool:
+        """Whether everything it needs is installed; imports nothing."""
+        return all(importlib.util.find_spec(module) is not None for module in self.requires)
+
+    def check(self, problem: DensePlacement) -> None:
+        """Refuse a problem the solver cannot take, with the mend."""
+        if not self.available():
+            missing = ", ".join(m for m in self.requires if importlib.util.find_spec(m) is None)
+            raise SolverUnavailableError(f"solver {self.name} needs {missing}; install it with pip install {missing}")
+        if problem.front and not self.front:
+            raise UnsupportedError(f"solver {self.name} gives one plan, not a front; use auto, dp or labels")
+        if not problem.front and problem.objective.name not in self.objectives:
+            raise UnsupportedError(
+                f"solver {self.name} does not take the objective {problem.objective.name}; use auto, dp or labels"
+            )
+
+    def solver(self) -> PlacementSolver:
+        """Return the callable ``(problem, limits, seed) -> Result``."""
+        if self.home is None:
+            raise UnsupportedError(f"solver {self.name} runs through gpuplan.solvers.solve")
+        solve: PlacementSolver = importlib.import_module(self.home).solve
+        return solve
+
+
+def _rule(name: str, module: str, doc: str) -> SolverEntry:
+    return SolverEntry(name, "baseline", doc, home=f"gpuplan.solvers.placement.baselines.{module}")
+
+
+_ENTRIES: tuple[SolverEntry, ...] = (
+    SolverEntry(
+        "auto", "exact", "dp or labels, by the size of the problem", front=True, warm_start=True, engine="auto"
+    ),
+    SolverEntry(
+        "dp", "exact", "vector-label dynamic programme without pruning", front=True, warm_start=True, engine="dp"
+    ),
+    SolverEntry(
+        "labels",
+        "exact",
+        "Lagrangian bound, beam, then a pruned label search",
+        front=True,
+        warm_start=True,
+        engine="labels",
+        requires=("numba",),
+    ),
+    SolverEntry(
+        "beam",
+        "bounded",
+        "Lagrangian bound and beams of up to 1,000 labels: a plan with a proven gap",
+        warm_start=True,
+        engine="beam",
+        requires=("numba",),
+    ),
+    SolverEntry(
+        "milp-blocks",
+        "exact",
+        "mixed-integer programme over blocks and links, solved by HiGHS or CBC",
+        _MILP,
+        home="gpuplan.solvers.placement.milp",
+        requires=("pulp", "scipy"),
+    ),
+    SolverEntry(
+        "cp-sat",
+        "exact",
+        "constraint programme, solved by OR-Tools CP-SAT",
+        _MILP,
+        home="gpuplan.solvers.placement.constraint",
+        requires=("ortools",),
+    ),
+    _rule("even", "even", "equally many layers on every device, in device order"),
+    _rule("memory", "memory", "layers in proportion to memory (llama.cpp's rule)"),
+    _rule("accelerate-sequential", "accelerate_sequential", "fill each device before the next (accelerate)"),
+    _rule("accelerate-balanced", "accelerate_balanced", "fill devices up to an equal share (accelerate's default)"),
+    _rule("bgs", "best_first", "greedy best-first search"),
+    _rule("published", "published", "the published HELR procedure, repaired"),
+    _rule("random", "random_plans", "best of random plans"),
+)
+
+
+def list_solvers() -> tuple[SolverEntry, ...]:
+    """Return every solver whose code ships, exact ones first."""
+    return tuple(entry for entry in _ENTRIES if entry.home is None or importlib.util.find_spec(entry.home) is not None)
+
+
+def find_solver(name: str) -> SolverEntry:
+    """Return a solver by name; UsageError with the closest name for an unknown one."""
+    for entry in list_solvers():
+        if entry.name == name:
+            return entry
+    import difflib
+
+    names = [entry.name for entry in list_solvers()]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; the solvers are {', '.join(names)}"
+    raise UsageError(f"expected the name of a solver, got {name!r}{hint}")

@@ -1,0 +1,215 @@
+"""The two calls everything goes through: `solve` for one objective, `pareto` for the whole front."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, overload
+
+from gpuplan.errors import UnsupportedError, UsageError
+from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
+from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.limits import Limits, Progress
+from gpuplan.solvers.placement.dense import solve_dense, solve_front
+from gpuplan.solvers.registry import SolverEntry, find_solver
+from gpuplan.solvers.result import Result
+
+if TYPE_CHECKING:
+    from gpuplan.plans import DeviceMap
+    from gpuplan.profiles.problems.build import PlacementProblem
+
+
+@overload
+def solve(
+    problem: DensePlacement,
+    *,
+    solver: str = ...,
+    time_limit_s: float | None = ...,
+    work_limit: int | None = ...,
+    threads: int = ...,
+    seed: int = ...,
+    warm_start: PlacementSolution | None = ...,
+    cancel: Callable[[], bool] | None = ...,
+    on_progress: Callable[[Progress], None] | None = ...,
+) -> Result[PlacementSolution]: ...
+
+
+@overload
+def solve(
+    problem: PlacementProblem,
+    *,
+    solver: str = ...,
+    time_limit_s: float | None = ...,
+    work_limit: int | None = ...,
+    threads: int = ...,
+    seed: int = ...,
+    warm_start: DeviceMap | PlacementSolution | None = ...,
+    cancel: Callable[[], bool] | None = ...,
+    on_progress: Callable[[Progress], None] | None = ...,
+) -> Result[DeviceMap]: ...
+
+
+def solve(
+    problem: DensePlacement | PlacementProblem,
+    *,
+    solver: str = "auto",
+    time_limit_s: float | None = 60.0,
+    work_limit: int | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    warm_start: DeviceMap | PlacementSolution | None = None,
+    cancel: Callable[[], bool] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result[Any]:
+    """Find the best placement under the problem's objective.
+
+    Parameters
+    ----------
+    problem
+        A `PlacementProblem`, answered with a `DeviceMap`, or plain numbers (`DensePlacement`), answered with a
+        `PlacementSolution`. One that asks for the front is answered as by `pareto`.
+    solver
+        A name of `gpuplan.solvers.registry.list_solvers`; ``auto`` picks the exact engine by the problem's size.
+    time_limit_s, work_limit, threads, cancel, on_progress
+        See `Limits`.
+    seed
+        For solvers that draw; kept in the report.
+    warm_start
+        A plan of this problem to start from.
+
+    Returns
+    -------
+    Result
+        ``optimal`` (plan and proof), ``feasible`` (plan, and a bound where one is known), ``infeasible`` (proven,
+        with reasons) or ``no_solution`` (a limit was reached first).
+
+    Raises
+    ------
+    UsageError
+        An unknown solver, a limit out of range, or a warm start that is no plan of this problem.
+    UnsupportedError, SolverUnavailableError
+        The solver does not take this problem, or is not installed.
+    InputError
+        The objective lacks a number: a price, or KV.
+    """
+    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    entry = find_solver(solver)
+    dense = _dense(problem)
+    entry.check(dense)
+    if dense.front:
+        return solve_front(dense, limits, seed, engine=_engine(entry))
+    start = _start(problem, dense, entry, warm_start)
+    throughput = not isinstance(problem, DensePlacement) and dense.objective.name == "bottleneck"
+    if entry.engine is None:
+        result = entry.solver()(dense, limits, seed)
+        result = _with_latency(result) if throughput else result
+    else:
+        result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
+    return result if isinstance(problem, DensePlacement) else _device_map(problem, result)
+
+
+def pareto(
+    problem: DensePlacement | PlacementProblem,
+    *,
+    solver: str = "auto",
+    time_limit_s: float | None = 60.0,
+    work_limit: int | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    cancel: Callable[[], bool] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result[PlacementFront]:
+    """Find all non-dominated (latency, bottleneck, devices); parameters as in `solve`.
+
+    ``optimal``: the front is proven complete. ``feasible``: the points found before a limit.
+    """
+    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    entry = find_solver(solver)
+    dense = dataclasses.replace(_dense(problem), front=True)
+    entry.check(dense)
+    return solve_front(dense, limits, seed, engine=_engine(entry))
+
+
+def _limits(
+    time_limit_s: float | None,
+    work_limit: int | None,
+    threads: int,
+    cancel: Callable[[], bool] | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Limits:
+    if time_limit_s is not None and not time_limit_s > 0.0:
+        raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
+    if work_limit is not None and work_limit < 1:
+        raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
+    if threads < 1:
+        raise UsageError(f"expected at least 1 thread, got {threads!r}")
+    if time_limit_s is not None and math.isinf(time_limit_s):
+        time_limit_s = None
+    return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
+
+
+def _dense(problem: DensePlacement | PlacementProblem) -> DensePlacement:
+    return problem if isinstance(problem, DensePlacement) else problem.dense()
+
+
+def _engine(entry: SolverEntry) -> Any:
+    if entry.engine is None:
+        raise UnsupportedError(f"solver {entry.name} gives one plan, not a front; use auto, dp or labels")
+    return entry.engine
+
+
+def _start(
+    problem: DensePlacement | PlacementProblem,
+    dense: DensePlacement,
+    entry: SolverEntry,
+    warm_start: DeviceMap | PlacementSolution | None,
+) -> PlacementSolution | None:
+    """Return a warm start by device numbers."""
+    if warm_start is None or isinstance(warm_start, PlacementSolution):
+        return warm_start if entry.warm_start else None
+    numbers = {name: k for k, name in enumerate(dense.device_names)}
+    unknown = [name for name in warm_start.device_names if name not in numbers]
+    if unknown:
+        raise UsageError(f"the warm start uses {unknown[0]}, which is not a device of this cluster; give another plan")
+    stages = tuple(
+        StageRange(numbers[stage.devices[0]], stage.layers.start, stage.layers.stop) for stage in warm_start.stages
+    )
+    return PlacementSolution(stages) if entry.warm_start else None
+
+
+def _with_latency(result: Result[PlacementSolution]) -> Result[PlacementSolution]:
+    """Give a bottleneck its second key, the latency, which a rule does not prove anything about."""
+    if result.plan is None or not isinstance(result.objective, float):
+        return result
+    value = (result.objective, result.terms["latency_s"])
+    bound = result.bound if result.bound is None or isinstance(result.bound, tuple) else (result.bound, 0.0)
+    status = "feasible" if result.status == "optimal" else result.status
+    from gpuplan.solvers.result import relative_gap
+
+    return dataclasses.replace(result, status=status, objective=value, bound=bound, gap=relative_gap(value, bound))
+
+
+def _device_map(problem: PlacementProblem, result: Result[PlacementSolution]) -> Result[DeviceMap]:
+    """Put the stages into a device map with all its figures."""
+    from gpuplan.plans import Outcome, build_device_map
+
+    plan = None
+    if result.plan is not None:
+        assert result.objective is not None
+        assert result.status in ("optimal", "feasible")
+        report = result.report
+        outcome = Outcome(
+            result.status,
+            result.objective,
+            result.terms,
+            result.bound,
+            result.gap,
+            report.solver,
+            report.options,
+            report.seed,
+        )
+        plan = build_device_map(problem, result.plan.stages, outcome)
+    return Result(
+        result.status, plan, result.objective, result.bound, result.gap, result.report, result.terms, result.reasons
+    )
