@@ -63,26 +63,29 @@ def certificate(result: Result[Any], objective: str, *, what: str = "map", stopp
         mark, claim, colour = "✔", proven_claim(result, objective, what), "bold green"
     else:
         mark, claim, colour = "•", open_claim(result, objective, what), "bold yellow"
-    line = Text.assemble((f"{mark} {claim}", colour), f" ({', '.join(_facts(result))})")
+    line = Text.assemble((f"{mark} {claim}", colour))
     if stopped:
         line.append(f"\n  stopped by {stopped}: this is the best {what} found until then")
-    return line
+    return line.append(f"\n  {', '.join(_facts(result))}", "dim")
 
 
 def proven_claim(result: Result[Any], objective: str, what: str) -> str:
     """Return the claim of a proven answer."""
+    wall = format_seconds(result.report.wall_time_s)
     if what == "front":
-        return "complete: no point is missing, proven"
-    return f"optimal: no better {what} exists, proven; bound = {format_value(result.bound, objective)}"
+        return f"complete: no point is missing (proven, {wall})"
+    return f"optimal: no better {what} exists (proven, bound = {format_value(result.bound, objective)}, {wall})"
 
 
 def open_claim(result: Result[Any], objective: str, what: str) -> str:
     """Return the claim of an answer without proof of optimality."""
+    wall = format_seconds(result.report.wall_time_s)
     if what == "front":
-        return "points found so far, not proven complete"
+        return f"points found so far, not proven complete ({wall})"
     if result.bound is None or result.gap is None:
-        return f"a valid {what} without a bound: how far the best is from it is not known"
-    return f"within {percent(result.gap)} of the best possible; bound = {format_value(result.bound, objective)}"
+        return f"a valid {what}; no bound is known, so how much better the best is stays open ({wall})"
+    bound = format_value(result.bound, objective)
+    return f"within {percent(result.gap)} of the best possible (bound = {bound}, {wall})"
 
 
 def percent(share: float) -> str:
@@ -98,7 +101,7 @@ def percent(share: float) -> str:
 
 
 def _facts(result: Result[Any]) -> list[str]:
-    facts = [result.report.solver, format_seconds(result.report.wall_time_s)]
+    facts = [f"solver {result.report.solver}"]
     if result.report.bound_kind:
-        facts.insert(1, f"bound by {result.report.bound_kind}")
+        facts.append(f"bound by {result.report.bound_kind}")
     return facts

@@ -1,14 +1,14 @@
 """Exit codes, and how an expected failure becomes one line on stderr.
 
-    0    done (also a feasible plan at a limit, or the incumbent after Ctrl-C; the output says so)
-    1    unexpected; the traceback is printed
-    2    usage: bad option value, unknown name or kind, unwritable output
-    3    bad input file
-    4    proven infeasible
-    5    limit reached, no plan
-    6    verification failed
-    7    a solver or extra is missing, or does not support this problem
-    130  Ctrl-C without a plan
+* 0: done (also a feasible plan at a limit, or the incumbent after Ctrl-C; the output says so)
+* 1: unexpected; the traceback is printed
+* 2: usage: bad option value, unknown name or kind, unwritable output
+* 3: bad input file
+* 4: proven infeasible
+* 5: limit reached, no plan
+* 6: verification failed
+* 7: a solver or extra is missing, or does not support this problem
+* 130: Ctrl-C without a plan
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _CODES: tuple[tuple[type[GpuplanError], ExitCode], ...] = (
 )
 
 
-class InterruptedSearch(GpuplanError):
+class InterruptedSearchError(GpuplanError):
     """Ctrl-C before any plan was found."""
 
 
 def exit_code(error: GpuplanError) -> ExitCode:
     """Return the exit code an expected failure ends with."""
-    if isinstance(error, InterruptedSearch):
+    if isinstance(error, InterruptedSearchError):
         return ExitCode.INTERRUPTED
     for kind, code in _CODES:
         if isinstance(error, kind):
@@ -69,9 +69,9 @@ def exit_code(error: GpuplanError) -> ExitCode:
 
 
 def one_line(message: str) -> str:
-    """Return a message with its line breaks and runs of blanks collapsed.
+    r"""Return a message with its line breaks and runs of blanks collapsed.
 
-    >>> one_line("bad file:\\n   line 3")
+    >>> one_line("bad file:\n   line 3")
     'bad file: line 3'
     """
     return " ".join(message.split())

@@ -15,18 +15,22 @@ from gpuplan.cli.output import Output, check_writable, write_text
 @click.argument("plan")
 @click.option("--to", "runtime", metavar="RUNTIME", required=True, help="See gpuplan list runtimes.")
 @output_option("Write here instead of to stdout.")
-def export_command(plan: str, runtime: str, output_path: Path | None) -> int:
+@click.option("--model", metavar="NAME", help="What the runtime is to load: a path or repository id.")
+def export_command(plan: str, runtime: str, output_path: Path | None, model: str | None) -> int:
     """Write PLAN as what RUNTIME reads: lines to paste, or a file for it."""
-    from gpuplan.cli.inputs import check_runtime
-    from gpuplan.plans import export, load_plan
+    from gpuplan.cli.inputs import check_name
+    from gpuplan.plans import export_details, list_runtimes, load_plan
 
-    check_runtime(runtime)
+    output = Output(data=output_path is None)
+    check_name(runtime, [known.name for known in list_runtimes()], "runtime")
     check_writable(output_path)
-    text = export(load_plan(plan), runtime)
-    text = text if text.endswith("\n") else text + "\n"
+    details = export_details(load_plan(plan), runtime, model=model)
+    for note in details.notes:
+        output.note(note)
+    text = details.text if details.text.endswith("\n") else details.text + "\n"
     if output_path is None:
         click.echo(text, nl=False)
         return ExitCode.DONE
     write_text(output_path, text)
-    Output(data=False).show(f"wrote {output_path}")
+    output.show(f"wrote {output_path}")
     return ExitCode.DONE

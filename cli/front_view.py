@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from gpuplan.cli.style import layer_range, plain_table
-from gpuplan.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,21 +18,45 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 440, 90, 60, 40, 30
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 
 
-def front_table(front: PlacementFront, devices: Sequence[str], layers: Sequence[str]) -> Table:
-    """Return the points of a front by rising latency."""
+def front_table(front: PlacementFront, devices: Sequence[str]) -> Table:
+    """Return the points of a front by rising latency; layers stand behind their device."""
     table = plain_table("latency", "bottleneck", "devices", "stages", right=("latency", "bottleneck", "devices"))
+    short = short_names(devices)
     for point in front.points:
         table.add_row(
-            format_seconds(point.latency_s),
-            format_seconds(point.bottleneck_s),
+            fine_seconds(point.latency_s),
+            fine_seconds(point.bottleneck_s),
             str(point.devices),
-            _stages(point, devices),
+            _stages(point, short),
         )
     return table
 
 
+def short_names(devices: Sequence[str]) -> list[str]:
+    """Return device names without their host when there is one host only.
+
+    >>> short_names(["a/gpu0", "a/gpu1"]), short_names(["a/gpu0", "b/gpu0"])
+    (['gpu0', 'gpu1'], ['a/gpu0', 'b/gpu0'])
+    """
+    hosts = {name.rpartition("/")[0] for name in devices}
+    return [name.rpartition("/")[2] for name in devices] if len(hosts) == 1 else list(devices)
+
+
+def fine_seconds(value: float) -> str:
+    """Return a duration with five digits, because neighbours on a front differ by little.
+
+    >>> fine_seconds(11.83912), fine_seconds(0.0446)
+    ('11.839 s', '44.600 ms')
+    """
+    if value >= 1.0 or value == 0.0:
+        return f"{value:.3f} s"
+    return f"{value * 1e3:.3f} ms" if value >= 1e-3 else f"{value * 1e6:.3f} µs"
+
+
 def _stages(point: FrontPoint, devices: Sequence[str]) -> str:
-    return "  ".join(f"{devices[stage.device]}: {layer_range(stage.start, stage.stop)}" for stage in point.stages)
+    # A stage is never broken over two lines.
+    stages = [f"{devices[stage.device]} {layer_range(stage.start, stage.stop)}" for stage in point.stages]
+    return " · ".join(stage.replace(" ", "\N{NO-BREAK SPACE}") for stage in stages)
 
 
 def front_svg(front: PlacementFront, title: str) -> str:
@@ -82,14 +105,15 @@ def _axes(front: PlacementFront) -> list[str]:
     lines = [
         f'<path d="M{_LEFT} {_TOP} V{base} H{right}" fill="none" stroke="#444"/>',
         f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 14}" text-anchor="middle">latency of a request</text>',
-        f'<text transform="translate(18 {(_TOP + base) / 2}) rotate(-90)" text-anchor="middle">bottleneck of a step</text>',
+        f'<text transform="translate(18 {(_TOP + base) / 2}) rotate(-90)" text-anchor="middle">bottleneck</text>',
     ]
     for step in range(5):
         share = step / 4
         x, y = _LEFT + share * (right - _LEFT), base - share * (base - _TOP)
         lines.append(f'<path d="M{x:.1f} {base} v5 M{_LEFT} {y:.1f} h-5" stroke="#444"/>')
-        lines.append(f'<text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{format_seconds(x0 + share * (x1 - x0))}</text>')
-        lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{format_seconds(y0 + share * (y1 - y0))}</text>')
+        across, up = fine_seconds(x0 + share * (x1 - x0)), fine_seconds(y0 + share * (y1 - y0))
+        lines.append(f'<text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{across}</text>')
+        lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{up}</text>')
     return lines
 
 
@@ -98,7 +122,7 @@ def _colour(devices: int) -> str:
 
 
 def _mark(point: FrontPoint, x: float, y: float) -> str:
-    label = f"latency {format_seconds(point.latency_s)}, bottleneck {format_seconds(point.bottleneck_s)}"
+    label = f"latency {fine_seconds(point.latency_s)}, bottleneck {fine_seconds(point.bottleneck_s)}"
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_colour(point.devices)}" stroke="white">'
         f"<title>{label}, devices {point.devices}</title></circle>"

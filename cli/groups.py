@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -75,11 +76,12 @@ class ProgramGroup(SuggestingGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, spec.help) for name, spec in self._specs.items()])
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
         """Run, turning every expected failure into one line on stderr and its exit code."""
         extra["standalone_mode"] = False
-        run: Callable[[], Any] = lambda: super(ProgramGroup, self).main(args, prog_name or "gpuplan", **extra)  # noqa: E731
-        sys.exit(guarded(run))
+        sys.exit(guarded(functools.partial(super().main, args, prog_name or "gpuplan", **extra)))
 
 
 def guarded(run: Callable[[], Any]) -> int:

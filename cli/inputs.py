@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from gpuplan.cli.options import ModelOptions, ProblemOptions, SearchOptions, TopologyOptions
 from gpuplan.cli.output import Output
-from gpuplan.errors import UsageError
+from gpuplan.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gpuplan.plans import DeviceMap
-    from gpuplan.profiles import ModelProfile, PlacementProblem
+    from gpuplan.plans import DeviceMap, PlacementSolution
+    from gpuplan.profiles import DensePlacement, ModelProfile, PlacementProblem
     from gpuplan.topology import Topology
 
 
@@ -117,6 +117,17 @@ def read_warm_start(path: str | None) -> DeviceMap | None:
     from gpuplan.plans import load_plan
 
     return load_plan(path)
+
+
+def read_warm_start_stages(path: str, problem: DensePlacement) -> PlacementSolution:
+    """Read the solution a search on plain numbers starts from."""
+    from gpuplan.plans import load_solution
+    from gpuplan.plans.placement_solution import PlacementSolution
+
+    plan = load_solution(path, problem).plan
+    if not isinstance(plan, PlacementSolution):
+        raise InputError("expected a solution with stages to start from, got none", source=path, place="$.stages")
+    return plan
 
 
 def is_problem_file(source: str) -> bool:

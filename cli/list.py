@@ -98,7 +98,7 @@ def _solvers(catalog: str | None) -> Rows:
 def _runtimes(catalog: str | None) -> Rows:
     from gpuplan.plans import list_runtimes
 
-    return [{"name": name} for name in list_runtimes()]
+    return [{"name": runtime.name, "about": runtime.summary} for runtime in list_runtimes()]
 
 
 _SUBJECTS: dict[str, Callable[[str | None], Rows]] = {
@@ -166,5 +166,5 @@ _COLUMNS: dict[str, dict[str, tuple[bool, Callable[[dict[str, Any]], str]]]] = {
         "here": (False, lambda row: "yes" if row["installed"] else "no"),
         "about": (False, lambda row: row["about"]),
     },
-    "runtimes": {"name": (False, lambda row: row["name"])},
+    "runtimes": {"name": (False, lambda row: row["name"]), "about": (False, lambda row: row["about"])},
 }

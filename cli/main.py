@@ -23,10 +23,10 @@ COMMANDS = {
 }
 
 
-@click.command(cls=ProgramGroup, specs=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("gpuplan", cls=ProgramGroup, specs=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gpuplan", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Plan how a large language model runs on real GPUs, with a proof of how good the plan is.
+    r"""Plan how a large language model runs on real GPUs, with a proof of how good the plan is.
 
     \b
     A first plan:       gpuplan map llama-3.1-70b dgx-a100 -o plan.json

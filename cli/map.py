@@ -119,9 +119,10 @@ def _print(
 ) -> None:
     from gpuplan.cli.certificate import certificate
     from gpuplan.cli.map_view import map_view, stage_limits_text
+    from gpuplan.cli.style import bullets
     from gpuplan.plans.device_map_io import device_map_to_dict
 
-    plan: DeviceMap = run.result.plan
+    plan: DeviceMap = run.result.require_plan()
     if output.data:
         document = device_map_to_dict(plan)
         if explanation is not None:
@@ -135,7 +136,7 @@ def _print(
         certificate(run.result, problem.objective_name, stopped=run.stopped),
     )
     if explanation is not None:
-        output.show("", *(f"• {sentence}" for sentence in explanation.sentences))
+        output.show("", bullets(explanation.sentences))
     output.show("", *next_lines(words, path))
 
 

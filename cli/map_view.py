@@ -46,7 +46,8 @@ def heading(plan: DeviceMap) -> Text:
 
 def stage_table(plan: DeviceMap, kinds: Mapping[str, str], limits: Sequence[tuple[str, ...]]) -> Table:
     """Return the stages, two lines each."""
-    table = plain_table("#", "device", "layers", "memory", "prefill", "decode", "limited by", right=("prefill", "decode"))
+    columns = ("#", "device", "layers", "memory", "prefill", "decode", "limited by")
+    table = plain_table(*columns, right=("prefill", "decode"))
     for number, (stage, why) in enumerate(zip(plan.stages, limits, strict=True)):
         start, stop = stage.layers.start, stage.layers.stop
         last = number == len(plan.stages) - 1
@@ -72,7 +73,8 @@ def _device(stage: Stage, kinds: Mapping[str, str]) -> Text:
 def _time(seconds: float, hop_s: float | None, arrow: str = "→") -> Text:
     from rich.text import Text
 
-    return Text.assemble(format_seconds(seconds), "\n", ("" if hop_s is None else f"{arrow} {format_seconds(hop_s)}", "dim"))
+    hop = "" if hop_s is None else f"{arrow} {format_seconds(hop_s)}"
+    return Text.assemble(format_seconds(seconds), "\n", (hop, "dim"))
 
 
 def metrics_grid(plan: DeviceMap) -> Table:

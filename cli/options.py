@@ -102,7 +102,7 @@ _CATALOG = click.option(
 topology_options = _collect(
     TopologyOptions,
     "where",
-    click.option("--gpu", multiple=True, metavar="[0-1=]KIND", help="GPU kind where the file does not say; repeatable."),
+    click.option("--gpu", multiple=True, metavar="[0-1=]KIND", help="GPU kind, where the file does not say."),
     click.option("--gpu-info", metavar="FILE", help="CSV of nvidia-smi --query-gpu=index,name,memory.total,…"),
     click.option(
         "--memory-fraction", type=Fraction(), default=0.9, show_default=True, help="Share of a GPU's memory to use."
@@ -166,4 +166,5 @@ format_option = click.option(
 
 def output_option(what: str, *, required: bool = False) -> Decorator:
     """Return the ``-o FILE`` option."""
-    return click.option("-o", "output_path", metavar="FILE", type=click.Path(path_type=Path), required=required, help=what)
+    path = click.Path(path_type=Path)
+    return click.option("-o", "output_path", metavar="FILE", type=path, required=required, help=what)

@@ -46,19 +46,23 @@ def pareto_command(
 ) -> int:
     """Find the non-dominated plans for MODEL on CLUSTER over latency, bottleneck and devices used."""
     from gpuplan.cli.inputs import check_solver, read_problem
-    from gpuplan.cli.solving import failure_document, run_search, show_notes, write_stats
+    from gpuplan.cli.problem_files import write_problem
+    from gpuplan.cli.solving import run_search, show_notes, write_stats
+    from gpuplan.plans import solution_to_dict
     from gpuplan.solvers import pareto
 
     output = Output(data=form == "json")
-    for path in (output_path, plot, search.stats):
+    for path in (output_path, plot, search.stats, search.write_model):
         check_writable(path)
     check_solver(search)
-    problem = read_problem(model, cluster, where, shape, ask, output)
+    problem = read_problem(model, cluster, where, shape, ask, output).replace(front=True)
+    if search.write_model is not None:
+        write_problem(problem.dense(), search.write_model)
     run = run_search(pareto, problem, search, "searching the front")
     show_notes(run, output)
     write_stats(search.stats, run, "pareto")
     if run.result.plan is None:
-        output.document(failure_document(run.result))
+        output.document(solution_to_dict(run.result, problem.dense()))
         return run.exit_code()
     _write(problem, run.result, output_path, plot, output)
     _show(problem, run, output)
@@ -82,9 +86,8 @@ def _show(problem: Any, run: Any, output: Output) -> None:
     from gpuplan.cli.certificate import certificate
     from gpuplan.cli.front_view import front_table
 
-    dense = problem.dense()
     output.show(
-        front_table(run.result.plan, dense.device_names, dense.layer_names),
+        front_table(run.result.plan, problem.dense().device_names),
         "",
         certificate(run.result, "latency", what="front", stopped=run.stopped),
     )

@@ -65,9 +65,7 @@ def _document(run: Search, problem: DensePlacement) -> dict[str, Any]:
 
 
 def _without_plan(run: Search, problem: DensePlacement, output: Output) -> int:
-    from gpuplan.cli.solving import failure_document
-
-    output.document(failure_document(run.result))
+    output.document(_document(run, problem))
     return run.exit_code()
 
 
@@ -76,9 +74,9 @@ def _view(run: Search, problem: DensePlacement) -> list[Any]:
     from gpuplan.cli.front_view import front_table
     from gpuplan.plans.placement_solution import PlacementFront
 
-    plan = run.result.plan
+    plan = run.result.require_plan()
     if isinstance(plan, PlacementFront):
-        table = front_table(plan, problem.device_names, problem.layer_names)
+        table = front_table(plan, problem.device_names)
         return [table, "", certificate(run.result, "latency", what="front", stopped=run.stopped)]
     table = dense_table(problem, plan.stages)
     return [table, "", certificate(run.result, problem.objective.name, what="solution", stopped=run.stopped)]

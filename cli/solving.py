@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.cli.errors import ExitCode, InterruptedSearch, say_error
+from gpuplan.cli.errors import ExitCode, InterruptedSearchError, say_error
 from gpuplan.cli.interrupt import Interrupt
 from gpuplan.cli.options import SearchOptions
 from gpuplan.cli.output import Output, to_json, write_text
 from gpuplan.cli.progress import SearchProgress
 
 if TYPE_CHECKING:
-    from gpuplan.solvers import Result
+    from gpuplan.solvers.result import Result
 
 
 class Search:
@@ -46,7 +46,7 @@ class Search:
             say_error("no plan exists (proven): " + ("; ".join(self.result.reasons) or "no reason was recorded"))
             return ExitCode.INFEASIBLE
         if self.interrupted:
-            raise InterruptedSearch("interrupted before a plan was found")
+            raise InterruptedSearchError("interrupted before a plan was found")
         limit = self.stopped or "a limit"
         say_error(f"no plan was found before {limit} was reached; allow more with --time-limit or --work-limit")
         return ExitCode.NO_SOLUTION

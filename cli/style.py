@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gpuplan.units import GIB
@@ -51,6 +52,16 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
     ('1 layer', '2 layers', '2 classes')
     """
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def bullets(sentences: Iterable[str]) -> Table:
+    """Return sentences as a list whose wrapped lines stay indented."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for sentence in sentences:
+        grid.add_row("•", sentence)
+    return grid
 
 
 def plain_table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.units import parse_bytes
 
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # older versions of click have no type parameter here
+    _Type = click.ParamType
 
-class Whole(click.ParamType):
+
+class Whole(_Type):
     """A whole number of at least `least`."""
 
     name = "number"
@@ -30,7 +35,7 @@ class Whole(click.ParamType):
         return number
 
 
-class Seconds(click.ParamType):
+class Seconds(_Type):
     """A positive, finite duration in seconds."""
 
     name = "seconds"
@@ -43,7 +48,7 @@ class Seconds(click.ParamType):
         return seconds
 
 
-class Fraction(click.ParamType):
+class Fraction(_Type):
     """A number above 0 and at most 1."""
 
     name = "fraction"
@@ -56,7 +61,7 @@ class Fraction(click.ParamType):
         return fraction
 
 
-class Size(click.ParamType):
+class Size(_Type):
     """Bytes, with or without a unit: ``1GiB``, ``500MB``, ``0``."""
 
     name = "size"
@@ -69,7 +74,7 @@ class Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Balance(click.ParamType):
+class Balance(_Type):
     """Two weights ``latency:devices``, not negative and not both 0."""
 
     name = "a:b"
@@ -85,7 +90,7 @@ class Balance(click.ParamType):
         return weights
 
 
-class MicroBatches(click.ParamType):
+class MicroBatches(_Type):
     """A whole number of at least 1, or ``stages``."""
 
     name = "number|stages"
@@ -102,7 +107,7 @@ class MicroBatches(click.ParamType):
             self.fail(f"expected a whole number of at least 1, or 'stages', got {str(value)!r}", param, ctx)
 
 
-class TensorParallel(click.ParamType):
+class TensorParallel(_Type):
     """Degrees of tensor parallelism; this version plans degree 1."""
 
     name = "degree"

@@ -39,7 +39,6 @@ def _verify_plan(path: str) -> Any:
 
 def _verify_solution(path: str, problem: str) -> Any:
     from gpuplan.plans import verify_solution
-    from gpuplan.plans.files import read_document
     from gpuplan.profiles import load_problem
 
-    return verify_solution(read_document(path), load_problem(problem))
+    return verify_solution(path, load_problem(problem))

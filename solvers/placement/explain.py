@@ -43,7 +43,7 @@ class Answer:
     what
         What is changed, the start of a sentence.
     status
-        ``optimal`` and ``feasible`` answers carry `figures`, ``infeasible`` ones `reason`.
+        ``optimal`` and ``feasible`` answers carry `figures`, the others `reason`.
     change
         Relative change of the explained plan's main figure (negative: smaller), None when infeasible.
     """
@@ -169,8 +169,9 @@ class _Asker:
             result = solve(variant.problem, solver=variant.solver, time_limit_s=limit_s, cancel=self._cancel)
         except GpuplanError:  # a variant the solver cannot take says nothing about the plan
             return None
-        if result.status == "infeasible":
-            return Answer(variant.key, variant.what, "infeasible", None, None, "; ".join(result.reasons))
+        if result.status == "infeasible" or (result.plan is None and variant.solver != "auto"):
+            # A rule of thumb without a plan fails for a reason, not for lack of time.
+            return Answer(variant.key, variant.what, result.status, None, None, "; ".join(result.reasons))
         if result.plan is None or not verify(result.plan).ok:
             return None
         worth = figures(variant.problem, result.plan)

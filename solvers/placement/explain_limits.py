@@ -31,7 +31,7 @@ class StageLimit:
     memory_full
         Whether that layer does not fit.
     prefill_bound, decode_bound
-        What its compute time would shrink with: each is timed again with the device's bandwidth, then its peaks, doubled.
+        What its compute time would shrink with; found by timing it again with twice the bandwidth, twice the peaks.
     hop_share
         Outgoing hop over stage and hop, of one decode step.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -37,7 +38,14 @@ def alternatives(problem: PlacementProblem, plan: DeviceMap) -> Iterator[Variant
         yield Variant("fewer_devices", f"One fewer device ({used - 1})", problem.replace(max_devices=used - 1))
     if used > 1:
         yield Variant("single_device", "A single device", problem.replace(max_devices=1))
-        yield Variant("even", "An even split of the layers", problem, solver="even")
+        yield from _even_splits(problem, used)
+
+
+def _even_splits(problem: PlacementProblem, used: int) -> Iterator[Variant]:
+    most = min(problem.topology.num_devices, problem.max_devices or problem.topology.num_devices)
+    if used < most:
+        yield Variant("even", f"An even split over {used} devices", problem.replace(max_devices=used), solver="even")
+    yield Variant("even", f"An even split over {most} devices", problem, solver="even")
 
 
 def improvements(problem: PlacementProblem, plan: DeviceMap, limits: Sequence[StageLimit]) -> Iterator[Variant]:
@@ -54,7 +62,7 @@ def improvements(problem: PlacementProblem, plan: DeviceMap, limits: Sequence[St
         route = next(stage.hop.route for stage in plan.stages if stage.hop and stage.devices[0] == a)
         yield Variant(
             "faster_link",
-            f"Links twice as fast between {a} and {b}",
+            f"A route twice as fast between {a} and {b}",
             problem.replace(topology=with_faster_route(problem.topology, route)),
         )
     yield from _more_devices(problem, plan)
@@ -126,7 +134,7 @@ def with_memory(topology: Topology, name: str, available_bytes: int) -> Topology
 
 def with_faster_route(topology: Topology, route: Sequence[str]) -> Topology:
     """Return a topology whose links along `route` have twice the bandwidth and half the latency."""
-    steps = {frozenset(pair) for pair in zip(route, route[1:], strict=False)}
+    steps = {frozenset(pair) for pair in itertools.pairwise(route)}
 
     def changed(link: Link) -> Link:
         if frozenset((link.a, link.b)) not in steps:

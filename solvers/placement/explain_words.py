@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -70,14 +71,14 @@ def _hops(problem: PlacementProblem, plan: DeviceMap) -> str:
     assert stage.hop is not None
     kinds = _link_kinds(problem, stage.hop.route)
     return (
-        f"Hops take {total / plan.metrics.latency_s:.1%} of the latency; the slowest, {hop[0]} → {hop[1]}"
+        f"Hops take {_percent(total / plan.metrics.latency_s)} of the latency; the slowest, {hop[0]} → {hop[1]}"
         f" over {kinds}, takes {format_seconds(stage.hop.decode_s)} a step."
     )
 
 
 def _link_kinds(problem: PlacementProblem, route: Sequence[str]) -> str:
     kinds = {frozenset((link.a, link.b)): link.kind for link in problem.topology.links}
-    steps = [kinds.get(frozenset(pair)) for pair in zip(route, route[1:], strict=False)]
+    steps = [kinds.get(frozenset(pair)) for pair in itertools.pairwise(route)]
     return ", ".join(dict.fromkeys(kind for kind in steps if kind)) or "its link"
 
 
@@ -92,7 +93,8 @@ def _idle(problem: PlacementProblem, result: Result[DeviceMap], plan: DeviceMap)
 
 def _alternative(answer: Answer, facts: Explanation) -> str:
     if answer.figures is None:
-        return f"{answer.what} is impossible: {answer.reason or 'no plan exists'}."
+        verdict = "is impossible" if answer.status == "infeasible" else "does not work"
+        return f"{answer.what} {verdict}: {answer.reason.rstrip('.') or 'no plan exists'}."
     return f"{answer.what} {_gives(answer, facts)}."
 
 
@@ -120,25 +122,41 @@ def _gives(answer: Answer, facts: Explanation) -> str:
     worth, base = answer.figures, facts.figures
     assert worth is not None
     devices = "" if worth.devices_used == base.devices_used else f" on {_devices(worth.devices_used)}"
+    name, value, difference = _figure(worth, base, facts.objective)
     if answer.change is None or abs(answer.change) <= _SAME:
-        return f"gives the same result: {_figure(worth, facts.objective)}{devices}"
-    proof = "" if answer.status == "optimal" else ", the best found in the time allowed"
-    return (
-        f"gives {_figure(worth, facts.objective)} instead of {_figure(base, facts.objective, named=False)}"
-        f" ({answer.change:+.1%}){devices}{proof}"
-    )
+        return f"gives the same {name}, {value}{devices}"
+    proof = ", the best found in the time allowed" if answer.status == "feasible" and answer.key != "even" else ""
+    direction = "more" if answer.change > 0 else "less"
+    return f"gives a {name} of {value}{devices}, {difference} ({_percent(answer.change)}) {direction}{proof}"
 
 
-def _figure(worth: Figures, objective: str, *, named: bool = True) -> str:
+def _figure(worth: Figures, base: Figures, objective: str) -> tuple[str, str, str]:
+    """Return the main figure's name, its value, and by how much it differs from the plan's."""
     if objective == "throughput":
-        name, value = "a bottleneck of", format_seconds(worth.bottleneck_s)
-    elif objective == "cost":
-        name, value = "a price of", f"{worth.price_per_hour:.2f} an hour"
-    elif objective == "kv-capacity":
-        name, value = "room for", f"{worth.kv_capacity_tokens or 0:,} tokens"
-    else:
-        name, value = "a latency of", format_seconds(worth.latency_s)
-    return f"{name} {value}" if named else value
+        return "bottleneck", *_seconds(worth.bottleneck_s, base.bottleneck_s)
+    if objective == "cost":
+        now, before = worth.price_per_hour or 0.0, base.price_per_hour or 0.0
+        return "price", f"{now:.2f} an hour", f"{abs(now - before):.2f}"
+    if objective == "kv-capacity":
+        tokens, planned = worth.kv_capacity_tokens or 0, base.kv_capacity_tokens or 0
+        return "KV capacity", f"{tokens:,} tokens", f"{abs(tokens - planned):,}"
+    return "latency", *_seconds(worth.latency_s, base.latency_s)
+
+
+def _seconds(now: float, before: float) -> tuple[str, str]:
+    return format_seconds(now), format_seconds(abs(now - before))
+
+
+def _percent(share: float) -> str:
+    """Return a share that never rounds to zero.
+
+    >>> _percent(0.082), _percent(-0.00031), _percent(0.0)
+    ('8.2 %', '0.03 %', '0.0 %')
+    """
+    digits = 1
+    while share and digits < 9 and round(abs(share) * 100, digits) == 0.0:
+        digits += 1
+    return f"{abs(share) * 100:.{digits}f} %"
 
 
 def _devices(count: int) -> str:
