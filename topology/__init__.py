@@ -12,16 +12,20 @@ from gpuplan.topology.catalog import (
     load_catalog,
 )
 from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
+from gpuplan.topology.islands import Island, islands
 from gpuplan.topology.loading import load_topology, topology_from_dict
 from gpuplan.topology.replicate import replicate
+from gpuplan.topology.report import topology_report
 from gpuplan.topology.routes import Route, Router, RouteTable, route, route_tables
 from gpuplan.topology.serialize import topology_to_dict
+from gpuplan.topology.symmetry import exchangeable_classes, exchangeable_hosts
 
 __all__ = [
     "Catalog",
     "Component",
     "Device",
     "DeviceKind",
+    "Island",
     "Link",
     "LinkKind",
     "Route",
@@ -29,6 +33,9 @@ __all__ = [
     "Router",
     "Topology",
     "device_kind",
+    "exchangeable_classes",
+    "exchangeable_hosts",
+    "islands",
     "list_clusters",
     "list_kinds",
     "list_link_kinds",
@@ -38,5 +45,6 @@ __all__ = [
     "route",
     "route_tables",
     "topology_from_dict",
+    "topology_report",
     "topology_to_dict",
 ]

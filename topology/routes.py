@@ -104,8 +104,8 @@ class Router:
     def layers(self) -> list[tuple[float, Matrix]]:
         """Return (bandwidth, latency of the candidate routes with at least that bandwidth), fastest first.
 
-        The latencies are (D, D), inf where there is no candidate: direct links appear at their own bandwidth only,
-        routes over relays at every bandwidth they offer. Every message's table follows from them.
+        The latencies are (D, D), inf where there is no candidate. Candidates that another one beats in both numbers
+        are left out; every message's table follows from the rest.
         """
         if self._layers is None:
             self._layers = _latency_layers(self.topology, self.devices)
@@ -124,12 +124,12 @@ class Router:
         np.fill_diagonal(slowness, 0.0)
         return RouteTable(self.devices, size, latency, slowness)
 
-    def routes_from(self, device: str, message_bytes: float) -> dict[str, Route]:
-        """Return the fastest route from `device` to every other reachable device."""
+    def routes_from(self, device: str, message_bytes: float, targets: Sequence[str] | None = None) -> dict[str, Route]:
+        """Return the fastest route from `device` to each target (by default all devices) that it reaches."""
         size = check_message(message_bytes)
         if self._adjacency is None:
             self._adjacency = adjacency(self.topology)
-        return _best_routes(self._adjacency, device, self.devices, size)
+        return _best_routes(self._adjacency, device, self.devices if targets is None else targets, size)
 
 
 def _chosen(topology: Topology, devices: Sequence[str] | None) -> tuple[str, ...]:
@@ -233,7 +233,19 @@ def _latency_layers(topology: Topology, devices: Sequence[str]) -> list[tuple[fl
     for bandwidth in relayed:
         via = _relayed_latency(spokes, trunks, len(devices), len(relays), bandwidth)
         layers[bandwidth] = np.minimum(layers.get(bandwidth, np.inf), via)
-    return [(bandwidth, layers[bandwidth]) for bandwidth in sorted(layers, reverse=True)]
+    return _undominated(layers)
+
+
+def _undominated(layers: dict[float, Matrix]) -> list[tuple[float, Matrix]]:
+    """Return the layers, fastest first, without candidates that a faster one beats in latency too."""
+    kept: list[tuple[float, Matrix]] = []
+    least: Matrix | float = np.inf
+    for bandwidth in sorted(layers, reverse=True):
+        layer = np.where(layers[bandwidth] < least, layers[bandwidth], np.inf)
+        least = np.minimum(least, layer)
+        if np.isfinite(layer).any():
+            kept.append((bandwidth, layer))
+    return kept
 
 
 def _sorted_edges(
