@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpuplan.errors import InputError
 
 FloatArray = NDArray[np.float64]
 ObjectiveName = Literal["latency", "bottleneck", "efficiency", "balanced", "cost", "kv-capacity"]
@@ -63,6 +65,30 @@ class Timing:
     return_bytes: float = 0.0
 
 
+def _expect(name: str, values: NDArray[Any], shape: tuple[int, ...], *, holes: float | None = None) -> None:
+    """Refuse another shape, and values that are neither finite numbers of at least 0 nor `holes` (NaN or inf)."""
+    if values.shape != shape:
+        raise InputError(f"expected {name} of shape {shape}, got {values.shape}")
+    good = np.isfinite(values) & (values >= 0.0)
+    if holes is not None:
+        good |= np.isnan(values) if np.isnan(holes) else np.isposinf(values)
+    if not good.all():
+        raise InputError(f"expected finite numbers of at least 0 in {name}, got {float(values[~good].flat[0])!r}")
+
+
+def _expect_timing(name: str, timing: Timing, D: int, n: int) -> None:
+    _expect(f"{name}.compute_s", timing.compute_s, (D, n))
+    _expect(f"{name}.boundary_bytes", timing.boundary_bytes, (n,))
+    _expect(f"{name}.return_bytes", np.asarray(timing.return_bytes), ())
+    hops = {"hop": timing.hop} | ({} if timing.return_hop is None else {"return_hop": timing.return_hop})
+    for part, table in hops.items():
+        for column in ("latency_s", "s_per_byte"):
+            values = getattr(table, column)
+            # The diagonal is never read, so it may hold anything.
+            off = np.where(np.eye(D, dtype=bool), 0.0, values) if values.shape == (D, D) else values
+            _expect(f"{name}.{part}.{column}", off, (D, D), holes=np.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class DensePlacement:
     """D devices, n layers, every number a solver needs.
@@ -110,6 +136,22 @@ class DensePlacement:
     front: bool = False
     must_hold: NDArray[np.bool_] | None = None
     name: str = ""
+
+    def __post_init__(self) -> None:
+        D, n = self.num_devices, self.num_layers
+        _expect("available_bytes", self.available_bytes, (D,))
+        _expect("price_per_hour", self.price_per_hour, (D,), holes=np.nan)
+        for name in ("memory_bytes", "kv_bytes_per_token"):
+            _expect(name, getattr(self, name), (n,))
+        _expect_timing("latency", self.latency, D, n)
+        if self.cycle is not self.latency:
+            _expect_timing("cycle", self.cycle, D, n)
+        for name in ("tokens_per_micro_batch", "fixed_bytes", "single_stage_saving_bytes"):
+            _expect(name, np.asarray(getattr(self, name)), ())
+        if self.must_hold is not None and self.must_hold.shape != (n,):
+            raise InputError(f"expected must_hold of shape {(n,)}, got {self.must_hold.shape}")
+        if len(set(self.device_names)) != D:
+            raise InputError("expected distinct device names, got one twice")
 
     @property
     def num_devices(self) -> int:
