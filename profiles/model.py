@@ -90,7 +90,8 @@ class Layer:
     kv
         State per sequence.
     boundary_bytes_per_token
-        Activation handed to the next layer, bytes per token, in the activation dtype.
+        Activation handed to the next layer, bytes per token, in the activation dtype; 0 of the head, whose sampled
+        tokens (4 bytes a sequence) are the return hop's.
     ffn_active
         Width of the feed-forward intermediate one token passes through (top-k and shared experts summed).
     operators

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
+from gpuplan.profiles.architectures.fields import describe
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
 from gpuplan.profiles.records import Record
 
@@ -88,11 +89,12 @@ def model_from_dict(document: Mapping[str, Any], *, source: str | None = None, p
         An unknown or missing key, a wrong type, a negative or non-finite number; the JSON path is given.
     """
     record = Record(document, source=source, path=path)
+    schema = record.text("schema", MODEL_SCHEMA)
+    if schema != MODEL_SCHEMA:
+        raise record.error(f"expected {MODEL_SCHEMA}, the version this gpuplan reads, got {describe(schema)}", "schema")
     required = {f.name for f in fields(ModelProfile) if f.default is MISSING}
     optional = {f.name for f in fields(ModelProfile)} - required
     record.expect_keys(required | {"operator_sets"}, optional | {"schema", "comment"})
-    if record.text("schema", MODEL_SCHEMA) != MODEL_SCHEMA:
-        raise record.error(f"expected {MODEL_SCHEMA}, the version this gpuplan reads", "schema")
     lists = record.record("operator_sets")
     sets = {name: _operators(lists, name) for name in lists.names()}
     layers = tuple(_layer_from_dict(layer, sets) for layer in record.records("layers"))

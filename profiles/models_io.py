@@ -78,11 +78,15 @@ def list_models(*, catalog: str | Path | None = None) -> tuple[str, ...]:
 
 def _catalogued(catalog: str | Path | None) -> dict[str, Path]:
     """Return name → config file; a user's catalogue goes before what ships."""
+    if catalog is not None and not Path(catalog).is_dir():
+        raise UsageError(f"expected a folder for the option --catalog, got {str(catalog)!r}, which is none")
     folders = [_SHIPPED] if catalog is None else [_SHIPPED, Path(catalog) / "models"]
     return {path.stem.lower(): path for folder in folders for path in folder.glob("*.json")}
 
 
 def _config_path(source: str | Path, catalog: str | Path | None) -> Path:
+    if not str(source).strip():
+        raise UsageError("expected a model's name, config.json or folder, got an empty string; gpuplan list models")
     path = Path(source)
     if path.is_dir():
         if not (path / "config.json").exists():

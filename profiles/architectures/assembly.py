@@ -54,8 +54,6 @@ class Ends:
         Width of the embedding rows where it differs from the hidden size (OPT-350M), else None.
     norm_weights
         Weights of the final norm, 0 for none.
-    head_bias
-        The LM head has a bias.
     tied
         The head's matrix is the embedding's.
     """
@@ -66,7 +64,6 @@ class Ends:
     tied: bool
     positions: int = 0
     embedding_width: int | None = None
-    head_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ def _head(precision: Precision, sizes: Sizes, ends: Ends) -> Layer:
             "lm_head",
             precision.activation,
             flops_per_token=2.0 * width * sizes.vocab,
-            weight_bytes=parts.weights(width * sizes.vocab + (sizes.vocab if ends.head_bias else 0)),
+            weight_bytes=parts.weights(width * sizes.vocab),
             bytes_per_token=(width + sizes.vocab) * precision.activation_bytes,
             tokens="last",
         )

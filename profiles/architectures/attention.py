@@ -70,9 +70,9 @@ class GroupedAttention:
         parts.matmul("o_proj", Linear(self.names[-1], self.query_width, self.hidden, self.output_bias))
 
     def _input_linears(self) -> tuple[Linear, ...]:
-        widths = (self.query_width, self.kv_width, self.kv_width)
+        widths = [self.query_width, self.kv_width, self.kv_width]
         if len(self.names) == 2:  # one fused projection
-            widths = (sum(widths),)  # type: ignore[assignment]
+            widths = [sum(widths)]
         return tuple(
             Linear(name, self.hidden, width, self.qkv_bias) for name, width in zip(self.names[:-1], widths, strict=True)
         )

@@ -31,7 +31,7 @@ def build_chatglm(request: Request) -> ModelProfile:
     )
     width = fields.integer("ffn_hidden_size")
     norm_weights = sizes.hidden * (1 if fields.boolean("rmsnorm", True) else 2)
-    ends = _ends(request, norm_weights, bias)
+    ends = _ends(request, norm_weights)
     layer = partial(_decoder_layer, request, attention, width, bias, norm_weights)
     return assemble(request, sizes, ends, read_depth(fields, "num_layers", "num_hidden_layers"), layer)
 
@@ -52,7 +52,7 @@ def _attention(fields: ConfigFields, bias: bool) -> GroupedAttention:
     )
 
 
-def _ends(request: Request, norm_weights: int, bias: bool) -> Ends:
+def _ends(request: Request, norm_weights: int) -> Ends:
     prefix = request.prefix
     normed = request.fields.boolean("post_layer_norm", True)
     return Ends(
@@ -63,7 +63,6 @@ def _ends(request: Request, norm_weights: int, bias: bool) -> Ends:
         ),
         norm_weights=norm_weights if normed else 0,
         tied=request.fields.boolean("tie_word_embeddings", False),
-        head_bias=bias,
     )
 
 

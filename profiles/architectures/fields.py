@@ -23,7 +23,10 @@ def describe(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list"
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a Python caller's value that JSON does not have
+        text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
 

@@ -71,7 +71,8 @@ FAMILIES = (
 _BY_TYPE = {name: family for family in FAMILIES for name in (family.name, *family.model_types)}
 _BY_CLASS = {name: family for family in FAMILIES for name in family.architectures}
 _BY_HAND = (
-    "describe it by hand as a config.json of the nearest of these families, or as a gpuplan/model/1 file "
+    "describe it by hand in a config.json with the model_type nearest to it and hidden_size, intermediate_size, "
+    "num_hidden_layers, num_attention_heads, num_key_value_heads and vocab_size, or in a gpuplan/model/1 file "
     "(docs/models.md)"
 )
 
