@@ -91,8 +91,8 @@ def show(value: Any) -> str:
     """
     if value is None:
         return "null"
-    if isinstance(value, float) and math.isinf(value):
-        return "infinity" if value > 0 else "-infinity"
+    if isinstance(value, float):
+        return f"{value:.12g}" if math.isfinite(value) else "infinity" if value > 0 else "-infinity"
     if isinstance(value, Sequence) and not isinstance(value, str):
         text = f"[{', '.join(show(item) for item in value)}]"
         return text if len(text) <= 160 else f"{text[:80]} … {text[-60:]}"

@@ -13,7 +13,7 @@ import numpy as np
 from gpuplan.plans.files import read_document
 from gpuplan.plans.validation import check_document
 from gpuplan.plans.verify.certificate import Goal, PlanValues, check_certificate
-from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, Verification
+from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, Verification, show
 
 if TYPE_CHECKING:
     from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Timing
@@ -146,7 +146,10 @@ def _check_memory(ledger: Ledger, rows: list[tuple[int, int, int]], problem: Den
         used = problem.fixed_bytes - saved + math.fsum(held.tolist())
         available = float(problem.available_bytes[device])
         if used > available * (1 + MEMORY_TOLERANCE):
-            ledger.add(f"{place}[{k}]", f"needs {used!r} bytes on {problem.device_names[device]}, has {available!r}")
+            ledger.add(
+                f"{place}[{k}]",
+                f"needs {show(used)} bytes on {problem.device_names[device]}, which has {show(available)}",
+            )
 
 
 def _check_must_hold(ledger: Ledger, rows: list[tuple[int, int, int]], problem: DensePlacement, place: str) -> None:

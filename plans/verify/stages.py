@@ -217,11 +217,19 @@ def check_stage(ledger: Ledger, document: Mapping[str, Any], k: int, figures: St
     """Compare the figures that stage `k` states with the recomputed ones."""
     stage, place = document["stages"][k], f"$.stages[{k}]"
     layers = document["inputs"]["model"]["layers"][stage["layers"]["start"] : stage["layers"]["stop"]]
-    ledger.same(f"{place}.modules", stage["modules"], [module for layer in layers for module in layer["modules"]])
+    _check_modules(ledger, stage["modules"], [module for layer in layers for module in layer["modules"]], place)
     ledger.number(f"{place}.prefill_s", stage["prefill_s"], figures.prefill_s)
     ledger.number(f"{place}.decode_s", stage["decode_s"], figures.decode_s)
     _check_memory(ledger, stage["memory"], figures, f"{place}.memory", stage["devices"][0])
     _check_hop(ledger, stage["hop"], figures, f"{place}.hop", network)
+
+
+def _check_modules(ledger: Ledger, said: list[str], modules: list[str], place: str) -> None:
+    for i, (own, module) in enumerate(zip(said, modules, strict=False)):
+        if not ledger.same(f"{place}.modules[{i}]", own, module):
+            return
+    if len(said) != len(modules):
+        ledger.add(f"{place}.modules", f"names {len(said)} modules, recomputed {len(modules)}")
 
 
 def _check_memory(ledger: Ledger, said: Mapping[str, Any], figures: StageFigures, place: str, device: str) -> None:
@@ -231,7 +239,9 @@ def _check_memory(ledger: Ledger, said: Mapping[str, Any], figures: StageFigures
     ledger.number(f"{place}.workspace_bytes", said["workspace_bytes"], memory.workspace_bytes)
     ledger.number(f"{place}.available_bytes", said["available_bytes"], figures.available_bytes)
     if memory.used_bytes > figures.available_bytes * (1 + MEMORY_TOLERANCE):
-        ledger.add(place, f"needs {memory.used_bytes!r} bytes on {device}, which has {figures.available_bytes!r}")
+        ledger.add(
+            place, f"needs {show(memory.used_bytes)} bytes on {device}, which has {show(figures.available_bytes)}"
+        )
 
 
 def _check_hop(
@@ -258,4 +268,6 @@ def _check_route(ledger: Ledger, route: list[str], hop: HopFigures, place: str, 
     if seconds is None:
         ledger.add(place, f"says {show(route)}, which the links do not allow")
     elif not agree(seconds, hop.fastest_s):
-        ledger.add(place, f"says {show(route)}, which takes {seconds!r} s where {hop.fastest_s!r} s is possible")
+        ledger.add(
+            place, f"says {show(route)}, which takes {show(seconds)} s where {show(hop.fastest_s)} s is possible"
+        )

@@ -1,0 +1,102 @@
+"""A plan small enough to work out by hand: four layers on two GPUs."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gpuplan.plans import DeviceMap, Outcome, StageRange, build_device_map, device_map_to_dict
+from gpuplan.profiles import AnalyticCosts, KvState, Layer, ModelProfile, Operator, PlacementProblem, Workload
+from gpuplan.profiles.efficiency import Efficiency, Factors, PowerRule
+from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
+
+Edit = Callable[[dict[str, Any], str, Any], dict[str, Any]]
+
+
+def _kind(name: str, bandwidth: float) -> DeviceKind:
+    return DeviceKind(name, "nvidia", "test", 1000, bandwidth, {"bf16": 1000.0}, 100.0, source="made up")
+
+
+def _layer(name: str, kind: Any, modules: tuple[str, ...], weights: int, kv: KvState, *operators: Operator) -> Layer:
+    return Layer(name, kind, modules, weights // 2, weights, 0, kv, 10.0, 3 if kind == "decoder" else 0, operators)
+
+
+@pytest.fixture
+def hand_model() -> ModelProfile:
+    """Embedding (40 B), two decoder layers (100 B and 5 B of KV a token each), head (60 B); 10 B boundaries."""
+    decoder = (
+        Operator("linear", "bf16", flops_per_token=10.0, weight_bytes=100.0),
+        Operator("attention", "bf16", bytes_per_position=2.0),
+    )
+    cache = KvState(5.0)
+    layers = (
+        _layer("embedding", "embedding", ("model.embed_tokens",), 40, KvState(),
+               Operator("lookup", "bf16", bytes_per_token=4.0)),
+        _layer("layer 0", "decoder", ("model.layers.0",), 100, cache, *decoder),
+        _layer("layer 1", "decoder", ("model.layers.1",), 100, cache, *decoder),
+        _layer("head", "head", ("model.norm", "lm_head"), 60, KvState(),
+               Operator("logits", "bf16", weight_bytes=60.0, tokens="last")),
+    )  # fmt: skip
+    return ModelProfile("hand", "Hand", "hand", 2, 4, 1, 1, "bf16", "bf16", "bf16", layers, source="made up")
+
+
+@pytest.fixture
+def hand_topology() -> Topology:
+    """g0 (200 B/s memory, 600 B) and g1 (100 B/s, 800 B) under one switch: 0.5 s and 100 B/s from one to the other."""
+    fast, slow = _kind("fast", 200.0), _kind("slow", 100.0)
+    devices = (
+        Device("h/gpu0", "h", 0, fast, 600, price_per_hour=2.0),
+        Device("h/gpu1", "h", 1, slow, 800, price_per_hour=3.0),
+    )
+    components = (*(Component(device.name, "device", "h") for device in devices), Component("h/sw", "pcie_switch", "h"))
+    links = (Link("h/gpu0", "h/sw", "pcie", 100.0, 0.25), Link("h/sw", "h/gpu1", "pcie", 100.0, 0.25))
+    return Topology("pair", devices, components, links, "made up")
+
+
+@pytest.fixture
+def ideal_costs() -> AnalyticCosts:
+    """Costs of ideal kernels: full peaks, no overhead."""
+    ideal = Efficiency(Factors(1.0, 1.0, 0.0), {}, {}, PowerRule(0.4, 3.0, 0.15), ("ideal",))
+    return AnalyticCosts(ideal)
+
+
+@pytest.fixture
+def hand_problem(hand_model: ModelProfile, hand_topology: Topology, ideal_costs: AnalyticCosts) -> PlacementProblem:
+    """Two sequences of 3 prompt and 5 output tokens."""
+    workload = Workload(batch=2, prompt_tokens=3, output_tokens=5)
+    return PlacementProblem(hand_model, hand_topology, ideal_costs, workload, "latency", reserve_bytes=100)
+
+
+@pytest.fixture
+def hand_plan(hand_problem: PlacementProblem) -> DeviceMap:
+    """Embedding and layer 0 on g0, layer 1 and head on g1; its latency is 18.5 s (see test_device_map_build)."""
+    outcome = Outcome("optimal", 18.5, {"latency_s": 18.5, "devices": 2.0}, 18.5, 0.0, "hand", {"threads": 1}, 0)
+    return build_device_map(hand_problem, [StageRange(0, 0, 2), StageRange(1, 2, 4)], outcome)
+
+
+@pytest.fixture
+def hand_document(hand_plan: DeviceMap) -> dict[str, Any]:
+    """The hand-made plan as a JSON object of its own."""
+    return copy.deepcopy(device_map_to_dict(hand_plan))
+
+
+@pytest.fixture
+def edit() -> Edit:
+    """Return a function that sets the value at a JSON path (`...` removes the key)."""
+
+    def change(document: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+        parts = [int(p[1:-1]) if p.startswith("[") else p for p in re.findall(r"\[\d+\]|[^.\[\]$]+", place)]
+        target: Any = document
+        for part in parts[:-1]:
+            target = target[part]
+        if value is ...:
+            del target[parts[-1]]
+        else:
+            target[parts[-1]] = value
+        return document
+
+    return change
