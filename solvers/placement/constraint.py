@@ -1,0 +1,301 @@
+"""`cp-sat`: the placement as a constraint programme for OR-Tools CP-SAT, a cross-check of the exact solver.
+
+A pipeline is a circuit through a depot and the used devices; an unused device loops on itself. Literals: a[d,e] (e
+comes after d), f[d] and l[d] (d first, last), y[d,i,j] (d holds layers i..j−1, only blocks that fit).
+
+    circuit(a, f, l, loops)
+    Σ_{i,j} y[d,i,j] = 1 when d is used, none otherwise
+    f[d] ⇔ d's block starts at 0,  l[d] ⇔ it ends at n
+    a[d,e] ⇒ d's block ends where e's starts
+    z[d,e,i] ≥ a[d,e] ∧ (d's block ends at i): the hand-over pays its time;  r[d,e] ≥ l[d] ∧ f[e]: the return hop
+
+Times become whole numbers, rounded *down* to multiples of 2⁻⁴⁰ of the largest one: the value of every plan is then at
+most its real value, so the solver's bound, divided by the scale, is a valid bound of the real problem. What the
+rounding costs (at most 3·K units) is part of the reported gap.
+One worker and a fixed seed: the same answer every time. Times that differ by many orders make a loose scale; the gap
+says so. Refuses `highspy` in the process: the two libraries clash.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
+from gpuplan.plans.placement_solution import PlacementSolution, StageRange
+from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement.evaluate import broken_rule
+from gpuplan.solvers.placement.goals import (
+    BOTTLENECK,
+    LATENCY,
+    PRICE,
+    STAGES,
+    TIE,
+    Blocks,
+    Goal,
+    Step,
+    check_supported,
+    conclude,
+    make_blocks,
+    over_stage_counts,
+    refuse_large,
+    solve_objective,
+)
+from gpuplan.solvers.result import Report, Result
+
+MAX_VARIABLES = 50_000
+#: The largest coefficient; sums of a few hundred of them stay far below 2⁶³.
+LARGEST = 1 << 40
+
+
+def available() -> bool:
+    """Return whether OR-Tools is installed, without importing it."""
+    return importlib.util.find_spec("ortools") is not None
+
+
+def import_cp_model() -> Any:
+    """Return OR-Tools' cp_model; SolverUnavailableError when it is missing or would clash."""
+    if sys.modules.get("highspy") is not None:
+        raise SolverUnavailableError(
+            "cp-sat cannot run in a process that has loaded highspy (their libraries clash); run it on its own"
+        )
+    try:
+        from ortools.sat.python import cp_model
+    except ImportError as error:
+        raise SolverUnavailableError("cp-sat needs OR-Tools, which is not installed; pip install ortools") from error
+    return cp_model
+
+
+class Model:
+    """The CP-SAT model of one goal over the blocks of a problem; `stages`: exact number of stages, or None."""
+
+    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None) -> None:
+        self.cp = import_cp_model()
+        self.model = self.cp.CpModel()
+        self.blocks, self.goal = blocks, goal
+        self.scale = _scale(blocks, goal)
+        self._make_literals()
+        self._circuit()
+        self._blocks()
+        self._limits(stages)
+        self._minimise()
+
+    def _new(self, name: str) -> Any:
+        return self.model.new_bool_var(name)
+
+    def _make_literals(self) -> None:
+        devices = range(self.blocks.problem.num_devices)
+        self.y = {key: self._new("y_{}_{}_{}".format(*key)) for key in self.blocks.blocks}
+        self.first, self.last = [self._new(f"f_{d}") for d in devices], [self._new(f"l_{d}") for d in devices]
+        self.unused = [self._new(f"u_{d}") for d in devices]
+        self.after = {
+            pair: self._new("a_{}_{}".format(*pair)) for pair in dict.fromkeys(k[:2] for k in self.blocks.links)
+        }
+
+    def _circuit(self) -> None:
+        arcs = [(d + 1, e + 1, literal) for (d, e), literal in self.after.items()]
+        for d, unused in enumerate(self.unused):
+            arcs += [(0, d + 1, self.first[d]), (d + 1, 0, self.last[d]), (d + 1, d + 1, unused)]
+        self.model.add_circuit(arcs)
+
+    def _blocks(self) -> None:
+        n = self.blocks.problem.num_layers
+        self.ends: dict[tuple[int, int], Any] = {}
+        starts: dict[tuple[int, int], Any] = {}
+        for d, unused in enumerate(self.unused):
+            mine = [(key, y) for key, y in self.y.items() if key[0] == d]
+            self.model.add_exactly_one([unused, *(y for _, y in mine)])
+            for i in range(n + 1):
+                starts[d, i] = self._any(f"s_{d}_{i}", [y for key, y in mine if key[1] == i])
+                self.ends[d, i] = self._any(f"e_{d}_{i}", [y for key, y in mine if key[2] == i])
+            self.model.add(self.first[d] == starts[d, 0])
+            self.model.add(self.last[d] == self.ends[d, n])
+        for (d, e), after in self.after.items():
+            for i in range(1, n):
+                self.model.add_bool_or([after.negated(), self.ends[d, i].negated(), starts[e, i]])
+
+    def _any(self, name: str, literals: list[Any]) -> Any:
+        """Return a literal that is the sum of at most one true literal."""
+        literal = self._new(name)
+        self.model.add(sum(literals) == literal)
+        return literal
+
+    def _limits(self, stages: int | None) -> None:
+        used = sum(unused.negated() for unused in self.unused)
+        if stages is not None:
+            self.model.add(used == stages)
+        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.stages_cap) if cap is not None]
+        if caps:
+            self.model.add(used <= min(caps))
+        if self.goal.price_cap is not None:
+            top = float(self.blocks.problem.price_per_hour.max()) or 1.0
+            # Rounded down on the left and up on the right: no plan within the cap is lost.
+            unit = LARGEST / top
+            self.model.add(self._price(unit) <= math.ceil(self.goal.price_cap * (1 + TIE) * unit))
+
+    def _price(self, unit: float) -> Any:
+        prices = self.blocks.problem.price_per_hour
+        return sum(math.floor(float(prices[d]) * unit) * unused.negated() for d, unused in enumerate(self.unused))
+
+    def _links(self) -> dict[tuple[int, int, int], Any]:
+        """Literals z: true when d hands over to e at cut i."""
+        links = {}
+        for d, e, i in self.blocks.links:
+            links[d, e, i] = self._new(f"z_{d}_{e}_{i}")
+            self.model.add_bool_or([self.after[d, e].negated(), self.ends[d, i].negated(), links[d, e, i]])
+        return links
+
+    def _returns(self) -> dict[tuple[int, int], Any]:
+        """Literals r: true when d is last and e first; pairs without a route are forbidden."""
+        returns: dict[tuple[int, int], Any] = {}
+        if self.blocks.returns is None:
+            return returns
+        reachable = set(self.blocks.returns)
+        devices = range(self.blocks.problem.num_devices)
+        for d, e in ((d, e) for d in devices for e in devices if d != e):
+            clause = [self.last[d].negated(), self.first[e].negated()]
+            if (d, e) in reachable:
+                returns[d, e] = self._new(f"r_{d}_{e}")
+                clause.append(returns[d, e])
+            self.model.add_bool_or(clause)
+        return returns
+
+    def _times(self, timing: str, factor: float) -> list[tuple[int, int, Any]]:
+        """List (sending device, whole-number time, literal) of everything that takes time."""
+        blocks = self.blocks
+        terms = [(k[0], blocks.block_s(timing, *k), y) for k, y in self.y.items()]
+        terms += [(k[0], blocks.link_s(timing, *k), z) for k, z in self.z.items()]
+        terms += [(k[0], blocks.return_s(timing, *k), r) for k, r in self.r.items()]
+        return [(d, math.floor(seconds * factor), literal) for d, seconds, literal in terms]
+
+    def _minimise(self) -> None:
+        goal = self.goal
+        self.z, self.r = self._links(), self._returns()
+        value: Any = 0
+        if goal.bottleneck:
+            terms = self._times("cycle", self.scale)
+            theta = self.model.new_int_var(0, sum(time for _, time, _ in terms), "theta")
+            for device in range(self.blocks.problem.num_devices):
+                self.model.add(sum(time * literal for d, time, literal in terms if d == device) <= theta)
+            value = theta
+        if goal.latency:
+            value += sum(time * literal for _, time, literal in self._times("latency", goal.latency * self.scale))
+        if goal.stages:
+            value += math.floor(goal.stages * self.scale) * sum(unused.negated() for unused in self.unused)
+        if goal.price:
+            value += self._price(goal.price * self.scale)
+        self.model.minimize(value)
+
+    def stages(self, solver: Any) -> tuple[StageRange, ...]:
+        """Read the pipeline from the solver's values."""
+        chosen = sorted((i, j, d) for (d, i, j), y in self.y.items() if solver.boolean_value(y))
+        return tuple(StageRange(d, i, j) for i, j, d in chosen)
+
+
+def _scale(blocks: Blocks, goal: Goal) -> float:
+    """Return units per second (or stage, or price) such that the largest coefficient is 2⁴⁰."""
+    largest = goal.stages
+    if goal.price:
+        largest = max(largest, goal.price * float(blocks.problem.price_per_hour.max()))
+    if goal.latency or goal.bottleneck:
+        name, weight = ("cycle", 1.0) if goal.bottleneck else ("latency", goal.latency)
+        times = [blocks.block_s(name, *key) for key in blocks.blocks]
+        times += [blocks.link_s(name, *key) for key in blocks.links]
+        times += [blocks.return_s(name, *key) for key in blocks.returns or ()]
+        largest = max(largest, weight * max(times, default=0.0))
+    return LARGEST / largest if largest > 0.0 else 1.0
+
+
+def _minimise(problem: DensePlacement, goal: Goal, stages: int | None, budget: Budget, seed: int) -> Step:
+    """Build and solve one model, M a number."""
+    blocks = make_blocks(problem)
+    if not blocks.blocks:
+        return Step(None, math.inf, infeasible=True)
+    if budget.exhausted():
+        return Step(None, -math.inf)
+    budget.spend(1)
+    model = Model(blocks, goal, stages)
+    solver = model.cp.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = seed
+    if not math.isinf(budget.remaining_s):
+        solver.parameters.max_time_in_seconds = max(budget.remaining_s, 0.01)
+    status = solver.solve(model.model)
+    if status == model.cp.INFEASIBLE:
+        return Step(None, math.inf, infeasible=True)
+    bound = solver.best_objective_bound / model.scale
+    if status not in (model.cp.OPTIMAL, model.cp.FEASIBLE):
+        return Step(None, bound if status == model.cp.UNKNOWN else -math.inf)
+    plan = model.stages(solver)
+    return Step(plan if broken_rule(problem, plan) is None else None, bound)
+
+
+def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[PlacementSolution]:
+    """Solve the circuit model with CP-SAT.
+
+    Parameters
+    ----------
+    problem
+        Objectives latency, bottleneck, efficiency, cost, balanced; no front.
+    limits
+        Time is shared by the steps of an objective; always one thread; a cancel is seen between steps.
+    seed
+        Seed of the search.
+
+    Returns
+    -------
+    Result
+        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as `milp.solve`.
+
+    Raises
+    ------
+    UnsupportedError
+        Other objectives, fronts, and models of over 50,000 literals.
+    SolverUnavailableError
+        OR-Tools is not installed, or `highspy` is loaded in this process.
+    """
+    check_supported(problem, "cp-sat")
+    refuse_large(problem, "cp-sat", MAX_VARIABLES)
+    budget = Budget(limits)
+
+    def minimize(goal: Goal) -> Step:
+        return over_stage_counts(problem, goal, lambda p, g, k: _minimise(p, g, k, budget, seed))
+
+    answer = solve_objective(problem, minimize)
+    report = Report(
+        "cp-sat",
+        seed=seed,
+        wall_time_s=time.perf_counter() - budget.started,
+        work=budget.work,
+        bound_kind="bound of CP-SAT, rounding included",
+        options={"workers": 1},
+    )
+    return conclude(problem, "cp-sat", answer, budget, report)
+
+
+def write_model(problem: DensePlacement, path: str | Path) -> None:
+    """Write the model as ``.pb`` or ``.txt`` protocol buffer (of a pair and of balanced: its first step).
+
+    Raises
+    ------
+    UsageError
+        Another suffix, or a place that cannot be written.
+    UnsupportedError
+        As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
+    """
+    check_supported(problem, "cp-sat")
+    refuse_large(problem, "cp-sat", MAX_VARIABLES)
+    if problem.micro_batches == "stages":
+        raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
+    target = Path(path)
+    if target.suffix not in (".pb", ".txt"):
+        raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {target.name!r}")
+    goal = {"bottleneck": BOTTLENECK, "efficiency": STAGES, "cost": PRICE}.get(problem.objective.name, LATENCY)
+    model = Model(make_blocks(problem), goal, None)
+    if not target.parent.is_dir() or not model.model.export_to_file(str(target)):
+        raise UsageError(f"cannot write the model to {target}; give a folder that exists and can be written to")
