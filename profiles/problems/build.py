@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -34,22 +35,23 @@ ValueT = TypeVar("ValueT")
 class _Prepared:
     """Route tables and layer times, shared by all problems made from one another by `replace`.
 
-    Entries are kept by the identity of what they were made from, and hold it, so an identity is never reused.
-    A few dozen suffice; the oldest goes first. Concurrent use is safe: two threads at worst compute an entry twice.
+    Entries are kept by the identity of what they were made from, and hold it: an identity is never reused while its
+    entry lives, and one that came out of a pickle is not taken for another. A few dozen suffice; the oldest goes first.
+    Concurrent use is safe: two threads at worst compute an entry twice.
     """
 
     _ENTRIES = 64
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, tuple[Any, Any]] = {}
+        self._entries: dict[Hashable, tuple[Any, tuple[object, ...]]] = {}
 
     def get(self, key: Hashable, owners: tuple[object, ...], make: Callable[[], ValueT]) -> ValueT:
         entry = self._entries.get(key)
-        if entry is None:
+        if entry is None or not all(map(operator.is_, entry[1], owners)):
             entry = (make(), owners)
             self._entries[key] = entry
-            while len(self._entries) > self._ENTRIES:
-                self._entries.pop(next(iter(self._entries), None), None)
+            for oldest in list(self._entries)[: -self._ENTRIES]:
+                self._entries.pop(oldest, None)
         value: ValueT = entry[0]
         return value
 

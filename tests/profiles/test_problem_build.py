@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -259,3 +260,23 @@ def test_defaults_are_the_options_defaults() -> None:
     assert isinstance(asked.costs, AnalyticCosts)
     assert (asked.workload, asked.objective, asked.return_hop) == (Workload(), "latency", True)
     assert asked.reserve_bytes == 1 << 30
+
+
+def test_a_long_run_of_questions_keeps_no_more_than_it_needs() -> None:
+    """A service that asks with ever new workloads does not grow without end, and still gets right answers."""
+    asked = problem()
+    for batch in range(1, 60):
+        asked = asked.replace(workload=Workload(batch, 50, 11))
+        assert asked.dense().tokens_per_micro_batch == batch * 61
+    assert len(asked._prepared._entries) <= 64
+
+
+def test_a_pickled_problem_answers_alike() -> None:
+    """A problem sent to another process gives the same numbers there."""
+    asked = problem()
+    asked.dense()
+    copy = pickle.loads(pickle.dumps(asked))
+    np.testing.assert_array_equal(copy.dense().latency.compute_s, asked.dense().latency.compute_s)
+    np.testing.assert_array_equal(
+        copy.replace(max_devices=1).dense().cycle.hop.latency_s, asked.dense().cycle.hop.latency_s
+    )

@@ -436,3 +436,12 @@ def test_large_problems_read_fast() -> None:
     start = time.perf_counter()
     placement_from_dict(document)
     assert time.perf_counter() - start < 0.5
+
+
+def test_the_example_of_the_docs_reads() -> None:
+    """The document printed in docs/problem-files.md is a problem."""
+    page = Path(__file__).parents[2] / "docs" / "problem-files.md"
+    text = page.read_text(encoding="utf-8")
+    example = text.split("```json\n")[1].split("```")[0]
+    problem = placement_from_dict(json.loads(example))
+    assert (problem.num_devices, problem.num_layers) == (2, 3)
