@@ -3,8 +3,8 @@
 Fallbacks, decided once here:
 
 * Every key of ``cycle`` that is absent takes latency's numbers.
-* There is a return hop in the latency when ``return_hop`` is true or ``return`` is given. ``return_hop: false``
-  written out beside a ``return`` (of the problem or of its cycle) contradicts itself and is refused.
+* There is a return hop when ``return_hop`` is true, or when it is left out and a ``return`` (of the problem or of its
+  cycle) is given. ``return_hop: false`` written out means none: a ``return`` beside it is read, checked and unused.
 * The latency's return hop uses ``return``; without one, the hop tables with the last layer's boundary bytes.
 * The cycle's return hop uses ``cycle.return``, else ``return``, else (``return_hop: true``) the cycle's own hop tables
   with the cycle's last boundary bytes.
@@ -162,12 +162,12 @@ def _timings(root: Fields, layers: list[Fields], num_devices: int) -> tuple[Timi
     compute = root.matrix("compute_s", *shape, ("device", "layer"))
     boundary = np.array([layer.number("boundary_bytes") for layer in layers])
     hop = _hops(root, "hop_latency_s", "hop_s_per_byte", num_devices)
-    asked = root.flag("return_hop", False)
     own = _own_return(root, num_devices)
     cycle = root.child("cycle", _CYCLE_KEYS) if "cycle" in root else None
     cycle_own = _own_return(cycle, num_devices) if cycle is not None else None
-    if root.value.get("return_hop") is False and (own or cycle_own):
-        root.fail("expected true beside a `return`, got false; set it true, or drop the return", at=".return_hop")
+    asked = root.flag("return_hop", False)
+    if "return_hop" in root and not asked:
+        own = cycle_own = None
     latency = Timing(compute, hop, boundary, *_return(own, asked, hop, boundary))
     if cycle is None:
         return latency, latency

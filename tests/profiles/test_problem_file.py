@@ -192,6 +192,14 @@ def test_cycle_alone_may_return() -> None:
     assert_same(problem, placement_from_dict(placement_to_dict(problem)))
 
 
+def test_return_hop_false_leaves_a_return_unused() -> None:
+    """`return_hop: false` means none, whatever numbers stand beside it."""
+    back = {"latency_s": [[0, 1], [2, 0]], "s_per_byte": [[0, 0], [0, 0]], "bytes": 16}
+    problem = placement_from_dict(minimal() | {"return_hop": False, "return": back, "cycle": {"return": back}})
+    assert problem.latency.return_hop is None
+    assert problem.cycle.return_hop is None
+
+
 def test_front_may_leave_the_objective_out() -> None:
     """A front asks for every objective at once."""
     document = minimal() | {"front": True}
@@ -322,7 +330,6 @@ DEFECTS: list[tuple[str, Callable[[Document], None], str, str]] = [
     ("null cycle", edit("cycle", to=None), "$.cycle", "expected an object, got null"),
     ("null return", edit("return", to=None), "$.return", "expected an object, got null"),
     ("missing return bytes", drop("return", "bytes"), "$.return.bytes", "missing"),
-    ("return that is not asked for", edit("return_hop", to=False), "$.return_hop", "set it true, or drop the return"),
     ("return_hop that is a number", edit("return_hop", to=1), "$.return_hop", "true or false"),
     ("front that is null", edit("front", to=None), "$.front", "true or false"),
     ("missing objective", drop("objective"), "$.objective", "missing"),
