@@ -87,7 +87,7 @@ def layer_table(model: ModelProfile) -> Table:
             format_bytes(layer.weight_bytes),
             _kv(layer.kv),
             f"{format_bytes(layer.boundary_bytes_per_token)}" if stop < model.num_layers else "",
-            ", ".join(layer.modules) if stop - start == 1 else f"{layer.modules[0]} …",
+            "\n".join(layer.modules) if stop - start == 1 else f"{layer.modules[0]} …",
         )
     return table
 

@@ -47,6 +47,9 @@ class Search:
             return ExitCode.INFEASIBLE
         if self.interrupted:
             raise InterruptedSearchError("interrupted before a plan was found")
+        if self.result.reasons:  # a rule of thumb fails for a reason of its own
+            say_error(f"no plan was found: {'; '.join(self.result.reasons)}")
+            return ExitCode.NO_SOLUTION
         limit = self.stopped or "a limit"
         say_error(f"no plan was found before {limit} was reached; allow more with --time-limit or --work-limit")
         return ExitCode.NO_SOLUTION

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.cli.style import plain_table, plural
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-#: More devices than this make no readable matrix.
-MATRIX_DEVICES = 16
+#: A matrix wider than this is left out.
+MATRIX_WIDTH = 80
 
 
 def topology_view(name: str, report: Report) -> list[RenderableType]:
@@ -30,29 +31,48 @@ def topology_view(name: str, report: Report) -> list[RenderableType]:
         device_table(devices),
         "",
     ]
-    if 1 < len(devices) <= MATRIX_DEVICES:
-        parts += [pair_matrix(report), ""]
-    parts += [link_table(report["pairs"]), "", *_groups(report)]
-    return parts
+    for matrix in host_matrices(report):
+        parts += [matrix, ""]
+    return [*parts, link_table(report["pairs"]), "", *_groups(report)]
 
 
 def device_table(devices: Sequence[Report]) -> Table:
-    """Return one line a device."""
-    table = plain_table("device", "kind", "available", right=("available",))
-    for device in devices:
-        table.add_row(device["name"], device["kind"], format_bytes(device["available_bytes"]))
+    """Return the devices, neighbours that are alike on one line."""
+    table = plain_table("devices", "kind", "memory available", right=("memory available",))
+    for _, group in itertools.groupby(devices, key=_likeness):
+        alike = list(group)
+        table.add_row(
+            span([device["name"] for device in alike]),
+            alike[0]["kind"],
+            format_bytes(alike[0]["available_bytes"]) + (" each" if len(alike) > 1 else ""),
+        )
     return table
 
 
-def pair_matrix(report: Report) -> Table:
-    """Return the kind of every pair's route, as ``nvidia-smi topo -m`` lays it out."""
-    names = [device["name"] for device in report["devices"]]
-    one_host = len({device["host"] for device in report["devices"]}) == 1
-    short = [name.split("/", 1)[-1] if one_host else name for name in names]
-    kinds = {(pair["a"], pair["b"]): str(pair["kind"]) for pair in report["pairs"]}
-    table = plain_table("", *short)
-    for a, label in zip(names, short, strict=True):
-        table.add_row(label, *("×" if a == b else kinds.get((a, b)) or kinds.get((b, a)) or "none" for b in names))
+def _likeness(device: Report) -> tuple[Any, ...]:
+    return device["host"], device["kind"], device["available_bytes"]
+
+
+def host_matrices(report: Report) -> Iterator[Table]:
+    """Yield the links within each host, as ``nvidia-smi topo -m`` lays them out; hosts alike are shown once."""
+    kinds = {frozenset((pair["a"], pair["b"])): str(pair["kind"]) for pair in report["pairs"]}
+    shown: list[list[list[str]]] = []
+    for host, group in itertools.groupby(report["devices"], key=lambda device: device["host"]):
+        names = [device["name"] for device in group]
+        cells = [["×" if a == b else kinds.get(frozenset((a, b)), "none") for b in names] for a in names]
+        short = [name.removeprefix(f"{host}/") for name in names]
+        width = max(map(len, short)) + sum(
+            1 + max(map(len, [label, *column])) for label, column in zip(short, zip(*cells, strict=True), strict=True)
+        )
+        if len(names) > 1 and width <= MATRIX_WIDTH and cells not in shown:
+            shown.append(cells)
+            yield _matrix(host, short, cells)
+
+
+def _matrix(host: str, labels: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    table = plain_table(host, *labels)
+    for label, row in zip(labels, cells, strict=True):
+        table.add_row(label, *row)
     return table
 
 
@@ -72,15 +92,18 @@ def link_table(pairs: Sequence[Report]) -> Table:
 
 def _groups(report: Report) -> list[str]:
     lines = [
-        f"island {island['name']} ({island['kind']}): {plural(len(island['devices']), 'device')}: "
-        f"{_span(island['devices'])}"
-        for island in report["islands"]
+        f"island {island['name']} ({island['kind']}): {span(island['devices'])}" for island in report["islands"]
     ]
     classes = [group for group in report["classes"] if len(group) > 1]
     if classes:
-        lines.append("exchangeable: " + " · ".join(_span(group) for group in classes))
+        lines.append("exchangeable: " + " · ".join(span(group) for group in classes))
     return lines
 
 
-def _span(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, … {names[-1]} ({len(names)})"
+def span(names: Sequence[str]) -> str:
+    """Return a list of devices in few words.
+
+    >>> span(["a/gpu0", "a/gpu1"]), span([f"a/gpu{k}" for k in range(8)])
+    ('a/gpu0, a/gpu1', 'a/gpu0 … a/gpu7 (8 devices)')
+    """
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} devices)"

@@ -67,7 +67,7 @@ def test_unknown_command_names_the_closest(refused, words, closest):
 
 def test_unknown_option_is_one_line(refused):
     """A mistyped option is a usage error in one line."""
-    assert "no such option --bach; did you mean --batch" in refused(2, "map", "a", "b", "--bach", "2")
+    assert "no such option --bach; did you mean --balance or --batch?" in refused(2, "map", "a", "b", "--bach", "2")
 
 
 def test_missing_argument_is_one_line(refused):
