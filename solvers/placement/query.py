@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpuplan.errors import UnsupportedError
+from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement import small
 from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query, make_core, single_stage
@@ -61,7 +62,7 @@ class Session:
     engine: EngineName
     budget: Budget
     threads: int = 1
-    multipliers: dict[str, object] = field(default_factory=dict)
+    multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
@@ -108,7 +109,21 @@ class Session:
             self.engines.add("dp")
             return small.minimise(core, upper, self.budget)
         self.engines.add("labels")
-        raise UnsupportedError("the large engine is not built yet")
+        return self._minimise_large(core, upper, hint)
+
+    def _minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+        from gpuplan.solvers.placement import large  # compiles or loads kernels
+
+        rungs = large.BEAM_RUNGS if self.engine == "beam" else len(large.LADDER)
+        return large.minimise(
+            core,
+            upper,
+            self.budget,
+            threads=self.threads,
+            rungs=rungs,
+            hint=hint,
+            multipliers=self.multipliers,
+        )
 
     def runs_small(self, core: Core) -> bool:
         """Whether the small engine takes this core."""

@@ -1,0 +1,369 @@
+"""Label search of the large engine: the vector labels of `small`, cut by relaxed completions, level by level.
+
+Untruncated it is exact. With a width it is a beam: of each level the labels with the least cost + completion stay,
+and the least bound that was dropped remains a proven lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement import kernels
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, bits_of
+from gpuplan.solvers.placement.lagrangian import Relaxation
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: Operations of one kernel call: about 10 ms, so that limits are looked at often enough.
+CALL_WORK = 1.5e7
+#: Cells (float64) of one output buffer.
+BUFFER_CELLS = 2_000_000
+#: Cells all levels together may hold (4 GB) before the search gives up its proof.
+MOST_CELLS = 500_000_000
+
+
+class Level(NamedTuple):
+    """Labels of one stage count sorted by key; vector r is pool[offset[r] : offset[r] + hi[r] − lo[r]]."""
+
+    keys: IntArray
+    last: IntArray
+    offset: IntArray
+    lo: IntArray
+    hi: IntArray
+    bound: FloatArray
+    final: FloatArray
+    pool: FloatArray
+
+    def take(self, rows: IntArray) -> Level:
+        """Return some of the labels, in the order given, on the same pool."""
+        return Level(
+            self.keys[rows],
+            self.last[rows],
+            self.offset[rows],
+            self.lo[rows],
+            self.hi[rows],
+            self.bound[rows],
+            self.final[rows],
+            self.pool,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Answer of one search.
+
+    value, path
+        Best plan found below the upper value, or inf and None.
+    dropped
+        Least bound of the labels dropped by the width or left at a limit; inf when the search was exhaustive.
+    """
+
+    value: float
+    path: ClassPath | None
+    dropped: float
+
+
+def key_layout(core: Core) -> tuple[IntArray, IntArray]:
+    """Return the shift and mask of each class's counter in a key."""
+    bits = np.array(bits_of(core.counts), dtype=np.int64)
+    shift = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.int64)
+    return shift, (np.int64(1) << bits) - 1
+
+
+def fits_key(core: Core) -> bool:
+    """Return whether all counters fit one signed 64-bit key."""
+    return sum(bits_of(core.counts)) <= 63
+
+
+def search(
+    relaxation: Relaxation, upper: float, width: int | None, budget: Budget, threads: int = 1, lower: float = -math.inf
+) -> Found:
+    """Search the plans of a relaxation's first group for one better than `upper`.
+
+    Parameters
+    ----------
+    relaxation
+        Its completions cut the labels; `relax_plainly` and a bound must have been computed.
+    upper
+        Value to beat.
+    width
+        Labels kept per level, or None for all.
+    lower
+        A proven lower bound: reaching it ends the search.
+    """
+    return _Search(relaxation, upper, width, budget, threads, lower).run()
+
+
+class _Search:
+    def __init__(
+        self, relaxation: Relaxation, upper: float, width: int | None, budget: Budget, threads: int, lower: float
+    ) -> None:
+        self.relaxation = relaxation
+        self.core = relaxation.arrays.core
+        self.width, self.budget, self.threads, self.lower = width, budget, threads, lower
+        self.shift, self.mask = key_layout(self.core)
+        self.best = upper
+        self.cut = cut_below(self.core, upper, relaxation)
+        self.price = relaxation.price()
+        self.slack = float(relaxation.best_multipliers @ relaxation.arrays.limits)
+        self.levels: list[Level] = []
+        self.at: tuple[int, int] | None = None
+        self.dropped = math.inf
+        self.cells = 0
+
+    def run(self) -> Found:
+        """Build level after level until none is left."""
+        level = self._first_level()
+        for count in range(1, self.core.max_stages + 1):
+            if len(level.keys) == 0:
+                break
+            self.levels.append(level)
+            self.cells += len(level.pool)
+            self._note_best(level, count)
+            if count == self.core.max_stages or self._good_enough():
+                break
+            if self.budget.exhausted() or self.cells > MOST_CELLS:
+                self.dropped = min(self.dropped, float(level.bound.min()))
+                break
+            level = self._next_level(level)
+        if self.at is None:
+            return Found(math.inf, None, self.dropped)
+        return Found(self.best, self._trace(*self.at), self.dropped)
+
+    def _good_enough(self) -> bool:
+        if self.at is None:
+            return False
+        return self.core.any_plan or self.best <= self.lower * (1.0 + 1e-12)
+
+    def _first_level(self) -> Level:
+        core = self.core
+        classes = self.relaxation.allowed
+        if core.weights is not None:
+            classes = classes[core.weights[classes] <= core.limit]
+        keys = np.int64(1) << self.shift[classes]
+        order = np.argsort(keys, kind="stable")
+        num = len(classes)
+        zeros = np.zeros(num, dtype=np.int64)
+        level = Level(
+            keys,
+            classes,
+            np.arange(num, dtype=np.int64),
+            zeros,
+            zeros + 1,
+            np.zeros(num),
+            np.full(num, np.inf),
+            np.ascontiguousarray(core.entry[classes]),
+        )
+        return level.take(order)
+
+    def _note_best(self, level: Level, count: int) -> None:
+        """Remember the best complete plan (of two stages or more) of a level."""
+        if count < 2:
+            return
+        row = int(np.argmin(level.final))
+        if level.final[row] < self.best:
+            self.best = float(level.final[row])
+            self.at = (count, row)
+            self.cut = min(self.cut, cut_below(self.core, self.best, self.relaxation))
+
+    def _next_level(self, level: Level) -> Level:
+        starts = np.flatnonzero(np.concatenate([[True], level.keys[1:] != level.keys[:-1], [True]])).astype(np.int64)
+        parts = self._expand_all(level, starts)
+        if not parts:
+            return level.take(np.zeros(0, dtype=np.int64))
+        joined = _join(parts)
+        rows = np.arange(len(joined.keys))
+        if self.width is not None and len(rows) > self.width:
+            ranked = np.argsort(joined.bound, kind="stable")
+            rows = ranked[: self.width]
+            self.dropped = min(self.dropped, float(joined.bound[ranked[self.width]]))
+            best = int(np.argmin(joined.final))
+            if joined.final[best] < self.best and best not in rows:
+                rows = np.append(rows, best)
+        rows = rows[np.argsort(joined.keys[rows], kind="stable")]
+        if len(rows) < len(joined.keys):
+            return _compact(joined, rows)
+        return joined.take(rows)
+
+    def _expand_all(self, level: Level, starts: IntArray) -> list[Level]:
+        """Extend every group, in calls short enough to look at the limits between them."""
+        core = self.core
+        groups = len(starts) - 1
+        work = core.num_classes * core.num_layers * (core.num_classes if core.cap is None else 6 * core.num_classes)
+        per_call = max(1, int(CALL_WORK / work))
+        if self.threads > 1 and groups > 2 * per_call:
+            return self._expand_threaded(level, starts, per_call)
+        parts: list[Level] = []
+        cut = np.array([self.cut])
+        at = 0
+        while at < groups:
+            if self.budget.exhausted():
+                self.dropped = min(self.dropped, float(level.bound[starts[at] :].min()))
+                break
+            part, at = self._expand_some(level, starts, at, min(groups, at + per_call), cut)
+            parts.append(part)
+            self.budget.spend(len(part.keys))
+        self.cut = float(cut[0])
+        return [part for part in parts if len(part.keys)]
+
+    def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> list[Level]:
+        """Extend groups on several threads; every call starts from the same cut, so none depends on another."""
+        groups = len(starts) - 1
+
+        def extend(begin: int) -> list[Level]:
+            found: list[Level] = []
+            at, end = begin, min(groups, begin + per_call)
+            cut = np.array([self.cut])
+            while at < end:
+                part, at = self._expand_some(level, starts, at, end, cut)
+                found.append(part)
+            return found
+
+        parts: list[Level] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            for wave in range(0, groups, per_call * self.threads):
+                if self.budget.exhausted():
+                    self.dropped = min(self.dropped, float(level.bound[starts[wave] :].min()))
+                    break
+                begins = range(wave, min(groups, wave + per_call * self.threads), per_call)
+                for found in pool.map(extend, begins):
+                    parts += found
+                    self.budget.spend(sum(len(part.keys) for part in found))
+        return [part for part in parts if len(part.keys)]
+
+    def _expand_some(self, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> tuple[Level, int]:
+        core, relaxation = self.core, self.relaxation
+        num, n = core.num_classes, core.num_layers
+        room = min((end - begin) * num, max(BUFFER_CELLS // (n + 1), num))
+        ints = np.empty((5, room), dtype=np.int64)
+        floats = np.empty((2, room))
+        pool = np.empty(room * (n + 1))
+        filled = np.zeros(2, dtype=np.int64)
+        at = kernels.expand(
+            level.keys,
+            starts,
+            level.last,
+            level.offset,
+            level.lo,
+            level.hi,
+            level.pool,
+            begin,
+            end,
+            core.prefix,
+            core.hop_s,
+            core.hop_s_per_byte,
+            core.boundary,
+            relaxation.term,
+            core.entry,
+            core.low,
+            core.top,
+            relaxation.arrays.capped,
+            relaxation.arrays.following,
+            relaxation.ending,
+            self.shift,
+            self.mask,
+            core.counts,
+            core.pred,
+            relaxation.arrays.uses,
+            relaxation.arrays.limits,
+            self.price,
+            self.slack,
+            relaxation.plain_after,
+            relaxation.plain_rest,
+            relaxation.after,
+            relaxation.rest,
+            core.step,
+            cut,
+            ints[0],
+            ints[1],
+            ints[2],
+            ints[3],
+            ints[4],
+            floats[0],
+            floats[1],
+            pool,
+            filled,
+        )
+        rows, cells = int(filled[0]), int(filled[1])
+        key, last, offset, lo, hi = (column[:rows].copy() for column in ints)
+        bound, final = (column[:rows].copy() for column in floats)
+        return Level(key, last, offset, lo, hi, bound, final, pool[:cells].copy()), int(at)
+
+    def _trace(self, count: int, row: int) -> ClassPath:
+        """Walk back from a complete label, recomputing each minimum."""
+        level = self.levels[count - 1]
+        stop, after = self.core.num_layers, -1
+        path: list[tuple[int, int, int]] = []
+        for depth in range(count - 1, -1, -1):
+            c = int(level.last[row])
+            start = self._start(level, row, stop, after)[1]
+            path.append((c, start, stop))
+            if depth == 0:
+                break
+            key = int(level.keys[row]) - (1 << int(self.shift[c]))
+            level = self.levels[depth - 1]
+            begin, end = np.searchsorted(level.keys, [key, key + 1])
+            stop, after = start, c
+            arrivals = [self._arrival(level, r, stop, c) for r in range(int(begin), int(end))]
+            row = int(begin) + int(np.argmin(arrivals))
+        return tuple(reversed(path))
+
+    def _start(self, level: Level, row: int, stop: int, after: int) -> tuple[float, int]:
+        """Least cost of closing a label's stage at `stop` towards class `after` (−1: the end), and its start."""
+        core, relaxation = self.core, self.relaxation
+        c, lo = int(level.last[row]), int(level.lo[row])
+        if core.cap is None:
+            low = int(core.low[c, stop])
+        else:
+            low = int(relaxation.ending[c] if after < 0 else core.cap.following[c, after, stop])
+        begin = max(low, lo)
+        end = min(int(core.top[stop]) + 1, int(level.hi[row]), stop)
+        if begin >= end:
+            return math.inf, stop
+        at = int(level.offset[row]) - lo
+        values = level.pool[at + begin : at + end] - core.prefix[c, begin:end]
+        k = int(np.argmin(values))
+        return float(values[k] + core.prefix[c, stop]), begin + k
+
+    def _arrival(self, level: Level, row: int, stop: int, after: int) -> float:
+        core = self.core
+        c = int(level.last[row])
+        hop = core.hop_s[c, after] + core.boundary[stop] * core.hop_s_per_byte[c, after]
+        return self._start(level, row, stop, after)[0] + float(hop)
+
+
+def cut_below(core: Core, upper: float, relaxation: Relaxation) -> float:
+    """Return the most that a label's bound may be for it to lead to a plan better than `upper`."""
+    trivial = relaxation.arrays.trivial
+    slack = float(relaxation.best_multipliers @ relaxation.arrays.limits)
+    highest = trivial + 1e-9 * (abs(trivial) + slack)
+    if math.isinf(upper):
+        return highest
+    worth = upper - core.step * (1.0 - 1e-6) if core.step > 0.0 else upper - 1e-11 * abs(upper)
+    return min(worth, highest)
+
+
+def _join(parts: list[Level]) -> Level:
+    """Put several outputs on one pool."""
+    if len(parts) == 1:
+        return parts[0]
+    shift = np.cumsum([0] + [len(part.pool) for part in parts[:-1]])
+    moved = [part._replace(offset=part.offset + begin) for part, begin in zip(parts, shift, strict=True)]
+    return Level._make(np.concatenate(columns) for columns in zip(*moved, strict=True))
+
+
+def _compact(level: Level, rows: IntArray) -> Level:
+    """Return some labels on a pool of their own."""
+    rows = rows.astype(np.int64)
+    offset = np.empty(len(rows), dtype=np.int64)
+    pool = np.empty(int((level.hi[rows] - level.lo[rows]).sum()))
+    kernels.compact(rows, level.offset, level.lo, level.hi, level.pool, offset, pool)
+    kept = level.take(rows)
+    return kept._replace(offset=offset, pool=pool)

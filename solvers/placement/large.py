@@ -1,0 +1,211 @@
+"""The large engine: Lagrangian bound, relaxed paths as plans, beams, then the pruned label search.
+
+The return hop couples the first and the last stage, so the plans are split by first group (classes that see the same
+return hop). Groups are worked on best bound first, each with rising effort, until every bound reaches the incumbent.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, first_groups
+from gpuplan.solvers.placement.labels import search
+from gpuplan.solvers.placement.lagrangian import (
+    Arrays,
+    Relaxation,
+    group_relaxation,
+    joint_relaxation,
+    kernel_arrays,
+)
+from gpuplan.solvers.placement.tables import ClassPath
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """One rung of the ladder: subgradient steps, then a search of some width (None: exhaustive)."""
+
+    steps: int
+    width: int | None
+    searches: bool = True
+
+
+LADDER = (
+    Effort(200, None, searches=False),
+    Effort(200, 100),
+    Effort(600, 1_000),
+    Effort(800, 10_000),
+    Effort(0, None),
+)
+#: The solver ``beam`` stops here.
+BEAM_RUNGS = 3
+
+
+def minimise(
+    core: Core,
+    upper: float,
+    budget: Budget,
+    *,
+    threads: int = 1,
+    rungs: int = len(LADDER),
+    hint: ClassPath | None = None,
+    multipliers: dict[str, FloatArray] | None = None,
+) -> CoreOutcome:
+    """Return the best plan of two stages or more below `upper`.
+
+    Parameters
+    ----------
+    core, upper, budget, threads
+        What to minimise, the value to beat, the limits.
+    rungs
+        How much of the ladder of efforts to climb; fewer than all leave a gap.
+    hint
+        A path to start from, if it fits.
+    multipliers
+        Multipliers of a similar core to start from; the best ones found are left here.
+    """
+    return _Search(core, upper, budget, threads, rungs, hint, {} if multipliers is None else multipliers).run()
+
+
+@dataclass
+class _Open:
+    """A first group whose plans are not settled: its relaxation and the next rung of effort."""
+
+    group: FirstGroup
+    relaxation: Relaxation
+    rung: int = 0
+
+
+class _Search:
+    def __init__(
+        self,
+        core: Core,
+        upper: float,
+        budget: Budget,
+        threads: int,
+        rungs: int,
+        hint: ClassPath | None,
+        multipliers: dict[str, FloatArray],
+    ) -> None:
+        self.core, self.budget, self.threads, self.rungs = core, budget, threads, rungs
+        self.best = upper
+        self.path: ClassPath | None = None
+        self.memory = multipliers
+        self.arrays: Arrays = kernel_arrays(core)
+        self.groups = first_groups(core)
+        self.left = math.inf  # least bound among groups given up at the last rung
+        if hint is not None and core.holds(hint):
+            self._offer(core.value(hint), hint)
+
+    def run(self) -> CoreOutcome:
+        """Climb the ladder group by group, the least bound first."""
+        if self._found_any():
+            return self._outcome(-math.inf)
+        queue = self._open_groups()
+        order = itertools.count(len(self.groups))  # ties: the group queued first
+        while queue:
+            bound, _, item = heapq.heappop(queue)
+            if self._settled(bound) or self._found_any():
+                self.left = min(self.left, bound)
+                break
+            if self.budget.exhausted() or item.rung >= self.rungs:
+                self.left = min(self.left, bound)
+                continue
+            dropped = self._work_on(item)
+            self.budget.report("placement", self.best if self.path is not None else None, self._finite(bound))
+            if dropped < math.inf:
+                heapq.heappush(queue, (dropped, next(order), item))
+        least = min([self.left] + [bound for bound, _, _ in queue], default=math.inf)
+        return self._outcome(least)
+
+    def _found_any(self) -> bool:
+        return self.core.any_plan and self.path is not None
+
+    def _open_groups(self) -> list[tuple[float, int, _Open]]:
+        """Bound all groups: together first, then each with the multipliers of the whole."""
+        start = self._start_multipliers()
+        joint = joint_relaxation(self.arrays, self.groups, start)
+        steps = LADDER[0].steps * (1 if len(self.groups) == 1 else 2)
+        joint.raise_bound(steps, self.best, self.budget, self._target())
+        self._remember(joint)
+        if len(self.groups) == 1:
+            self._offer(joint.upper, joint.path)
+            bound = max(joint.lower, joint.relax_plainly())
+            return [] if bound == math.inf else [(bound, 0, _Open(self.groups[0], joint, 1))]
+        if joint.path is not None and self.core.holds(joint.path):
+            self._offer(self.core.value(joint.path), joint.path)
+        if joint.lower == math.inf:
+            return []
+        queue: list[tuple[float, int, _Open]] = []
+        for k, group in enumerate(self.groups):
+            relaxation = group_relaxation(self.arrays, group, joint.best_multipliers)
+            plain = relaxation.relax_plainly()
+            bound = max(relaxation.lower, joint.lower, plain)
+            if bound < math.inf and np.isfinite(group.term).any():
+                queue.append((bound, k, _Open(group, relaxation)))
+        heapq.heapify(queue)
+        return queue
+
+    def _start_multipliers(self) -> FloatArray:
+        known = self.memory.get("best")
+        if known is not None and len(known) == len(self.arrays.limits):
+            return known
+        start = np.zeros(len(self.arrays.limits))
+        if self.arrays.trivial == 0.0:
+            # Bare feasibility: what a device can hold at most is a good price for using it.
+            core = self.core
+            low = core.low if core.cap is None else core.cap.loosest
+            ends = np.arange(core.num_layers + 1)
+            start[: core.num_classes] = np.maximum((ends - np.minimum(low, ends)).max(axis=1) / core.num_layers, 1e-3)
+        return start
+
+    def _remember(self, relaxation: Relaxation) -> None:
+        if math.isfinite(relaxation.lower):
+            self.memory["best"] = relaxation.best_multipliers.copy()
+
+    def _target(self) -> float:
+        """Bound at which nothing is left to prove."""
+        core = self.core
+        if math.isinf(self.best):
+            return math.inf
+        return self.best - core.step * (1.0 - 1e-6) if core.step > 0.0 else self.best - 1e-11 * abs(self.best)
+
+    def _settled(self, bound: float) -> bool:
+        return bound >= self._target()
+
+    def _work_on(self, item: _Open) -> float:
+        """Spend one rung on a group; return the bound of what is left of it (inf: nothing)."""
+        effort, relaxation = LADDER[item.rung], item.relaxation
+        item.rung += 1
+        if effort.steps:
+            relaxation.raise_bound(effort.steps, self.best, self.budget, self._target())
+            self._offer(relaxation.upper, relaxation.path)
+            self._remember(relaxation)
+        bound = relaxation.lower
+        if self._settled(bound) or not effort.searches or self._found_any():
+            return bound
+        found = search(relaxation, self.best, effort.width, self.budget, self.threads, bound)
+        self._offer(found.value, found.path)
+        return max(bound, found.dropped)
+
+    def _offer(self, value: float, path: ClassPath | None) -> None:
+        if path is not None and value < self.best:
+            self.best, self.path = value, path
+
+    def _finite(self, bound: float) -> float | None:
+        return bound if math.isfinite(bound) else None
+
+    def _outcome(self, least: float) -> CoreOutcome:
+        proven = self._settled(least) if math.isfinite(self.best) else least == math.inf
+        if self.core.any_plan and self.path is not None:
+            return CoreOutcome(self.best, self.path, -math.inf, False)
+        if proven:
+            return CoreOutcome(self.best if self.path is not None else math.inf, self.path, self.best, True)
+        bound = min(least, self.best)
+        return CoreOutcome(self.best if self.path is not None else math.inf, self.path, bound, False)
