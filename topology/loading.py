@@ -25,10 +25,10 @@ _RANGE = re.compile(r"^([0-9]+)(?:-([0-9]+))?$")
 def load_topology(
     source: str | Path,
     *,
-    gpu: Sequence[str] = (),
+    gpu: str | Sequence[str] = (),
     gpu_info: str | Path | None = None,
     memory_fraction: float = 0.9,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     catalog: str | Path | None = None,
     hosts: int = 1,
     fabric: str | None = None,
@@ -59,6 +59,7 @@ def load_topology(
     InputError
         A file that is missing or cannot be used.
     """
+    gpu, exclude = ((value,) if isinstance(value, str) else value for value in (gpu, exclude))
     if not 0.0 < memory_fraction <= 1.0:
         raise UsageError(f"expected a memory fraction above 0 and at most 1, got {memory_fraction!r}")
     if fabric is None and hosts > 1:

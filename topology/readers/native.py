@@ -151,7 +151,8 @@ def _read_devices(
     if count > 1 and "name" in entry:
         raise InputError("a name stands for one device; drop the name or the count", place=f"{path}.name")
     available = _available(entry, kind, path, memory_fraction)
-    cap, price = entry.get("power_cap_w"), entry.get("price_per_hour", kind.price_per_hour)
+    cap = checks.number(entry["power_cap_w"], f"{path}.power_cap_w") if "power_cap_w" in entry else None
+    price = entry.get("price_per_hour", kind.price_per_hour)
     for _ in range(count):
         index = len(host.devices)
         own = checks.text(entry.get("name", f"gpu{index}"), f"{path}.name").removeprefix(f"{host.name}/")
@@ -160,10 +161,8 @@ def _read_devices(
             raise InputError(f"the device name {own!r} appears twice; names must differ", place=f"{path}.name")
         host.devices.append(
             Device(
-                full, host.name, index, kind, available,
-                None if cap is None else checks.number(cap, f"{path}.power_cap_w"),
-                None if price is None else checks.number(price, f"{path}.price_per_hour", zero=True),
-                rack,
+                full, host.name, index, kind, available, cap,
+                None if price is None else checks.number(price, f"{path}.price_per_hour", zero=True), rack,
             )
         )  # fmt: skip
         if checks.boolean(entry.get("excluded", False), f"{path}.excluded"):
