@@ -27,7 +27,7 @@ def digest(value: Any) -> str:
     >>> digest({})[:16]
     '44136fa355b3678a'
     """
-    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def pretty_json(value: Any) -> str:

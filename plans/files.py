@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gpuplan.errors import InputError, UsageError
 from gpuplan.plans.canonical import pretty_json
+
+#: Largest number a double holds.
+_LARGEST: Final = sys.float_info.max
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def parse_document(text: str, *, source: str | None = None) -> dict[str, Any]:
         raise InputError(message, source=source, place=place) from None
     except _RepeatedKeyError as error:
         raise InputError(f"expected every key once, got {error.key!r} twice in one object", source=source) from None
+    except ValueError:
+        raise InputError("expected finite numbers, got one of thousands of digits", source=source) from None
     except RecursionError:
         raise InputError("expected a document, got brackets nested too deep to read", source=source) from None
     if not isinstance(value, dict):
@@ -75,8 +80,8 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
 
 def refuse_non_finite(value: Any, *, source: str | None = None, place: str = "$") -> None:
     """Raise InputError with the place of the first NaN or infinity inside `value`."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
+    if isinstance(value, float | int):
+        if not -_LARGEST <= value <= _LARGEST:  # whole numbers of any length, infinities, and NaN, which is nowhere
             raise InputError(f"expected a finite number, got {describe(value)}", source=source, place=place)
     elif isinstance(value, dict):
         for key, item in value.items():
@@ -117,8 +122,8 @@ def describe(value: Any) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "a number too large or infinite"
+    if isinstance(value, float | int) and not -_LARGEST <= value <= _LARGEST:
+        return "NaN" if value != value else "a number too large or infinite"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

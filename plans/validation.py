@@ -6,22 +6,15 @@ import functools
 import json
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.errors import InputError
-from gpuplan.plans.files import describe, join_place, path_of
+from gpuplan.plans.files import describe, join_place, path_of, refuse_non_finite
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
-
-#: Schema identifiers with a published JSON Schema; the file is ``<kind>-<version>.json``.
-SCHEMAS = (
-    "gpuplan/device-map/1",
-    "gpuplan/placement-problem/1",
-    "gpuplan/placement-solution/1",
-    "gpuplan/topology/1",
-)
 
 _TYPE_WORDS = {
     "object": "an object",
@@ -34,11 +27,29 @@ _TYPE_WORDS = {
 }
 
 
+def published_schemas() -> tuple[str, ...]:
+    """Return the schemas with a published JSON Schema, for example ``gpuplan/device-map/1``, sorted."""
+    names = (file.name.removesuffix(".json").rpartition("-") for file in _folder().iterdir())
+    return tuple(sorted(f"gpuplan/{kind}/{version}" for kind, _, version in names))
+
+
+def schema_file(schema: str) -> str:
+    """Return the name of a schema's file.
+
+    >>> schema_file("gpuplan/device-map/1")
+    'device-map-1.json'
+    """
+    return schema.removeprefix("gpuplan/").replace("/", "-") + ".json"
+
+
+def _folder() -> Traversable:
+    return resources.files("gpuplan.plans").joinpath("schemas")
+
+
 @functools.cache
 def json_schema(schema: str) -> dict[str, Any]:
     """Return the published JSON Schema of `schema`, for example ``gpuplan/device-map/1``."""
-    name = schema.removeprefix("gpuplan/").replace("/", "-") + ".json"
-    text = resources.files("gpuplan.plans").joinpath("schemas", name).read_text(encoding="utf-8")
+    text = _folder().joinpath(schema_file(schema)).read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
@@ -50,6 +61,7 @@ def check_document(document: Any, schema: str, *, source: str | None = None) -> 
     if errors:
         place, message = _explain(errors[0])
         raise InputError(message, source=source, place=place)
+    refuse_non_finite(document, source=source)
 
 
 def _check_identifier(document: Any, schema: str, source: str | None) -> None:
@@ -75,7 +87,7 @@ def _validator(schema: str) -> Validator:
     from referencing import Registry, Resource
 
     registry: Registry[Any] = Registry().with_resources(
-        (json_schema(name)["$id"], Resource.from_contents(json_schema(name))) for name in SCHEMAS
+        (json_schema(name)["$id"], Resource.from_contents(json_schema(name))) for name in published_schemas()
     )
     # Plain JSON Schema takes 1.0 for a whole number; counts and layer numbers here are written without a point.
     whole = Draft202012Validator.TYPE_CHECKER.redefine(

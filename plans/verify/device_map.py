@@ -50,21 +50,28 @@ def verify(plan: DeviceMap | Mapping[str, Any] | str | os.PathLike[str]) -> Veri
 def verify_document(document: Mapping[str, Any]) -> Verification:
     """Recompute a device map given as a JSON object that follows its schema."""
     ledger = Ledger()
+    try:
+        _check(ledger, document)
+    except (OverflowError, ZeroDivisionError):
+        ledger.add("$.inputs", "hold numbers so large or so small that no time can be computed from them")
+    return ledger.verdict()
+
+
+def _check(ledger: Ledger, document: Mapping[str, Any]) -> None:
     _check_references(ledger, document)
     check_inputs(ledger, document["inputs"])
     if not check_pipeline(ledger, document):
-        return ledger.verdict()
+        return
     network = Network(document["inputs"]["topology"])
     figures = recompute_stages(ledger, document, network)
     if figures is None:
-        return ledger.verdict()
+        return
     for k, figure in enumerate(figures):
         check_stage(ledger, document, k, figure, network)
     values = check_metrics(ledger, document, figures)
     objective = document["inputs"]["options"]["objective"]
     goal = Goal(objective["name"], objective.get("latency_weight", 10.0), objective.get("devices_weight", 1.0))
     check_certificate(ledger, document["result"], goal, values, "$.result")
-    return ledger.verdict()
 
 
 def _document(plan: DeviceMap | Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -63,7 +63,10 @@ def _check_layers(ledger: Ledger, document: Mapping[str, Any]) -> bool:
     for k, stage in enumerate(document["stages"]):
         start, stop = stage["layers"]["start"], stage["layers"]["stop"]
         place = f"$.stages[{k}].layers"
-        sound = ledger.same(f"{place}.start", start, expected) and sound
+        if not ledger.same(f"{place}.start", start, expected):
+            sound = False
+            if k > 0:  # which of the two is wrong cannot be told
+                ledger.add(f"$.stages[{k - 1}].layers.stop", f"says {expected}, but stage {k} starts at {start}")
         if not start < stop <= count:
             ledger.add(f"{place}.stop", f"says {stop}, expected {start + 1} to {count}")
             sound = False

@@ -80,7 +80,7 @@ def hand_plan(hand_problem: PlacementProblem) -> DeviceMap:
 
 @pytest.fixture
 def hand_document(hand_plan: DeviceMap) -> dict[str, Any]:
-    """The hand-made plan as a JSON object of its own."""
+    """Return the hand-made plan as a JSON object of its own."""
     return copy.deepcopy(device_map_to_dict(hand_plan))
 
 

@@ -68,7 +68,7 @@ def test_dense_problem_agrees(hand_problem: PlacementProblem, hand_plan: DeviceM
 
 def test_single_stage(hand_problem: PlacementProblem) -> None:
     """One stage has no hop at all, and its latency is prefill and four decode steps."""
-    # On g1: prefill (24 + 112 + 112 + 60)/100 = 3.08 s, decode (8 + 122 + 122 + 60)/100 = 3.12 s, 3.08 + 4·3.12 = 15.56.
+    # On g1: prefill (24 + 112 + 112 + 60)/100 = 3.08 s, decode (8 + 122 + 122 + 60)/100 = 3.12 s; in all 3.08 + 4·3.12.
     outcome = Outcome("feasible", 15.56, {}, None, None, "hand", {}, 0)
     plan = build_device_map(hand_problem, [StageRange(1, 0, 4)], outcome)
     assert plan.stages[0].hop is None

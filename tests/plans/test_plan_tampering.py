@@ -260,3 +260,19 @@ def test_verification_leaves_the_document_alone(hand_document: dict[str, Any]) -
     before = copy.deepcopy(hand_document)
     verify(hand_document)
     assert json.dumps(before) == json.dumps(hand_document)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("$.inputs.workload.prompt_tokens", 10**300),
+        ("$.inputs.costs.devices.h/gpu0.clock_factor", 1e-320),
+        ("$.inputs.topology.links[0].bandwidth_bytes_per_s", 5e-324),
+        ("$.inputs.model.layers[1].kv.bytes_per_token", 1e308),
+    ],
+)
+def test_absurd_numbers_end_in_findings(hand_document: dict[str, Any], edit: Any, place: str, value: Any) -> None:
+    """Numbers at the edge of what a double holds make a plan wrong, never the verifier fail."""
+    edit(hand_document, place, value)
+    hand_document["workload"]["prompt_tokens"] = hand_document["inputs"]["workload"]["prompt_tokens"]
+    assert not verify(hand_document).ok
