@@ -71,7 +71,7 @@ def by_stage_count(problem: DensePlacement, rule: Callable[[DensePlacement], Out
 
 def references(problem: DensePlacement) -> tuple[float, int]:
     """Return (latency*, devices*) of the balanced objective, proven by the exact solver; UnsupportedError if not."""
-    from gpuplan.solvers.solve import solve
+    from gpuplan.solvers.solving import solve
 
     best = []
     names: tuple[ObjectiveName, ...] = ("latency", "efficiency")
