@@ -101,9 +101,9 @@ def _find(source: str | Path, catalog: Catalog) -> tuple[Path, bool]:
         return catalog.clusters[text], True
     path = Path(text)
     looks_like_path = bool(path.suffix) or "/" in text or "\\" in text or isinstance(source, Path)
-    if path.is_dir():
+    if text.strip() and path.is_dir():
         raise InputError("expected a topology file, got a folder", source=text)
-    if path.exists() or (looks_like_path and text.strip()):
+    if text.strip() and (path.exists() or looks_like_path):
         return path, False
     raise UsageError(unknown("cluster", text, catalog.clusters))
 

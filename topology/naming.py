@@ -11,11 +11,19 @@ from gpuplan.errors import UsageError
 
 def closest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return up to `count` of `names` that look most like `name`, best first."""
-    pool = sorted(set(names))
-    typed = name.lower()
-    inside = [known for known in pool if set(re.split(r"[-_ ]+", typed)) <= set(known.split("-"))]
-    found = difflib.get_close_matches(typed, pool, n=count, cutoff=0.4)
-    return list(dict.fromkeys(inside + found))[:count]
+    typed = re.sub(r"[\s_]+", "-", name.strip().lower())
+    scored = sorted((-_likeness(typed, known), known) for known in set(names))
+    best = -scored[0][0] if scored else 0.0
+    return [known for score, known in scored if -score >= max(0.6, best - 0.15)][:count]
+
+
+def _likeness(typed: str, known: str) -> float:
+    """Return how much a typed name looks like a known one, or like its beginning, between 0 and 1."""
+    parts = known.split("-")
+    if set(typed.split("-")) <= set(parts):
+        return 1.0
+    beginnings = ["-".join(parts[: number + 1]) for number in range(len(parts))]
+    return max(difflib.SequenceMatcher(None, typed, beginning).ratio() for beginning in beginnings)
 
 
 def unknown(what: str, name: str, names: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
 
 @pytest.fixture
 def two_gpus() -> str:
-    """The smallest matrix: two GPUs joined by four NVLinks, one NIC."""
+    """Return the smallest matrix: two GPUs joined by four NVLinks, one NIC."""
     return (
         "\tGPU0\tGPU1\tmlx5_0\tCPU Affinity\tNUMA Affinity\n"
         "GPU0\t X \tNV4\tPIX\t0-15\t0\n"

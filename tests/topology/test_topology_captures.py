@@ -63,7 +63,9 @@ CAPTURES = [
         (1,) * 8,
         4,
     ),
-    Capture("v100_4gpu_nv1_nv2_1nic.txt", "v100-sxm2-32gb", {"NV1": 3, "NV2": 3}, (0, 3, "NV2", 50e9), (4,), (1,) * 4, 1),
+    Capture(
+        "v100_4gpu_nv1_nv2_1nic.txt", "v100-sxm2-32gb", {"NV1": 3, "NV2": 3}, (0, 3, "NV2", 50e9), (4,), (1,) * 4, 1
+    ),
     Capture("rtx5090_2gpu_pcie_phb.txt", "rtx-5090-32gb", {"PHB": 1}, (0, 1, "PHB", 44e9), (2,), (2,), 0),
     Capture("rtx_pro_6000_4gpu_pcie_phb.txt", "rtx-pro-6000-96gb", {"PHB": 6}, (1, 3, "PHB", 44e9), (4,), (4,), 0),
 ]
@@ -127,7 +129,9 @@ def test_a_matrix_without_nvlink_on_an_nvlink_kind_is_remarked(captures: Path) -
 
 def test_the_first_line_a_person_types_works(captures: Path) -> None:
     """A capture replicated over a fabric joins its hosts through the NICs it names."""
-    topology = load_topology(captures / "dgx_a100_8gpu_12nic.txt", gpu="a100-sxm4-80gb", hosts=2, fabric="infiniband-hdr")
+    topology = load_topology(
+        captures / "dgx_a100_8gpu_12nic.txt", gpu="a100-sxm4-80gb", hosts=2, fabric="infiniband-hdr"
+    )
     report = topology_report(topology)
     across = [pair for pair in report["pairs"] if pair["a"].split("/")[0] != pair["b"].split("/")[0]]
     assert len(across) == 64

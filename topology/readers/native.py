@@ -89,7 +89,7 @@ def read_native(
 
 def _read_hosts(top: Mapping[str, Any], catalog: Catalog, memory_fraction: float) -> list[_Host]:
     described = top.get("hosts", 1)
-    if isinstance(described, (int, float)):
+    if not isinstance(described, (list, tuple)):
         count = checks.integer(described, "$.hosts")
         return [_read_host(top, f"host{number}", "$", catalog, memory_fraction) for number in range(count)]
     for key in _HOST_KEYS:
