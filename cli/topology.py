@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from gpuplan.cli.options import TopologyOptions, format_option, output_option, t
 from gpuplan.cli.output import Output, check_writable, write_text
 from gpuplan.cli.values import Whole
 from gpuplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpuplan.topology import Topology
 
 
 @click.group("topology", cls=SuggestingGroup)
@@ -66,7 +70,7 @@ def convert(source: str, output_path: Path, hosts: int | None, fabric: str | Non
     return ExitCode.DONE
 
 
-def _text(topology: object, path: Path) -> str:
+def _text(topology: Topology, path: Path) -> str:
     from gpuplan.cli.output import to_json
     from gpuplan.topology import topology_to_dict
 

@@ -68,13 +68,13 @@ def _files(folder: Path) -> dict[Path, bytes]:
 
 @pytest.fixture
 def examples() -> Path:
-    """The folder of shipped examples."""
+    """Return the folder of shipped examples."""
     return EXAMPLES
 
 
 @pytest.fixture
 def three_devices() -> dict[str, Any]:
-    """The shipped problem of three unlike devices and 12 equal layers."""
+    """Return the shipped problem of three unlike devices and 12 equal layers."""
     document: dict[str, Any] = json.loads((EXAMPLES / "three-unlike-devices" / "problem.json").read_text("utf-8"))
     return document
 

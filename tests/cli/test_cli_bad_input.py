@@ -33,7 +33,7 @@ default_link: PHB
 
 @pytest.fixture
 def config(write):
-    """A config.json that can be read."""
+    """Write a config.json that can be read."""
     return write("config.json", CONFIG)
 
 
@@ -74,7 +74,7 @@ def test_missing_gpu_info_file(map_refused, config, write):
     assert "missing.csv" in map_refused(3, config, topo, "--gpu-info", "missing.csv")
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"\x00\x01\xff\xfe\x80binary", "\x7fELF".encode() + bytes(range(256))])
+@pytest.mark.parametrize("content", [b"", b"  \n", b"\x00\x01\xff\xfe\x80binary", b"\x7fELF" + bytes(range(256))])
 def test_empty_or_binary_files(map_refused, refused, write, content, config):
     """Empty and binary files are refused wherever a file is read."""
     bad = write("bad.json", content)
@@ -195,8 +195,9 @@ def test_sizes_in_a_cluster_file(map_refused, config, write, value):
 
 def test_duplicate_device_names(map_refused, config, write):
     """Two devices of one name are refused, and the name is said."""
-    cluster = CLUSTER.replace("  - {kind: l4-24gb, count: 2}", "  - {kind: l4-24gb, name: a}\n  - {kind: l4-24gb, name: a}")
-    assert "a" in map_refused(3, config, write("cluster.yaml", cluster))
+    twins = "\n".join(["  - {kind: l4-24gb, name: twin}"] * 2)
+    cluster = CLUSTER.replace("  - {kind: l4-24gb, count: 2}", twins)
+    assert "twin" in map_refused(3, config, write("cluster.yaml", cluster))
 
 
 def test_unknown_schema_versions(map_refused, refused, config, write, three_devices):
@@ -380,7 +381,7 @@ def test_problem_that_is_infeasible(refused, run, write, three_devices, tmp_path
 
 @pytest.fixture
 def plan(run, tmp_path):
-    """A plan as its document."""
+    """Return a plan as its document."""
     assert run("map", "llama-3.1-70b", "dgx-a100", "-o", "good.json").exit_code == 0
     return json.loads((tmp_path / "good.json").read_text("utf-8"))
 

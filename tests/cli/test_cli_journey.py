@@ -113,14 +113,16 @@ def test_options_reach_the_plan(run, tmp_path):
 
 def test_balance_reaches_the_plan(run, tmp_path):
     """--balance sets the weights of the balanced objective."""
-    assert run("map", "llama-3.1-8b", "dgx-a100", "--objective", "balanced", "--balance", "3:2", "-o", "p.json").exit_code == 0
+    words = ("--objective", "balanced", "--balance", "3:2", "-o", "p.json")
+    assert run("map", "llama-3.1-8b", "dgx-a100", *words).exit_code == 0
     objective = json.loads((tmp_path / "p.json").read_text("utf-8"))["inputs"]["options"]["objective"]
     assert (objective["latency_weight"], objective["devices_weight"]) == (3.0, 2.0)
 
 
 def test_for_runtime_keeps_to_what_it_can_hold(run, tmp_path):
     """--for vllm: every stage holds a decoder layer, so the export works."""
-    outcome = run("map", "llama-3.1-70b", "8xl4", "--dtype", "fp8", "--objective", "throughput", "--for", "vllm", "-o", "p.json")
+    words = ("--dtype", "fp8", "--objective", "throughput", "--for", "vllm", "-o", "p.json")
+    outcome = run("map", "llama-3.1-70b", "8xl4", *words)
     assert outcome.exit_code == 0, outcome.stderr
     stages = json.loads((tmp_path / "p.json").read_text("utf-8"))["stages"]
     assert all(any(".layers." in module for module in stage["modules"]) for stage in stages)
@@ -170,7 +172,7 @@ def test_baseline_as_solver_says_that_no_bound_is_known(run):
 
 def test_rule_without_a_plan_is_exit_five(run, tmp_path):
     """A rule that finds no plan where one exists ends with 5, its reason, and no file."""
-    # 11 fp32 layers take 10.2 of the smallest card's 10.8 GiB at batch 1; each sequence more adds 11·1152·4 KiB = 50 MiB.
+    # 11 fp32 layers take 10.2 of the smallest card's 10.8 GiB at batch 1; a sequence more adds 11·1152·4 KiB = 50 MiB.
     words = ("llama-3.1-8b", "3-unlike", "--dtype", "fp32", "--batch", "32", "-o", "plan.json")
     assert run("map", *words, "--solver", "even", "--format", "json").exit_code == 5
     outcome = run("map", *words, "--solver", "even")
@@ -181,7 +183,7 @@ def test_rule_without_a_plan_is_exit_five(run, tmp_path):
 
 
 def test_pareto_front_is_written_drawn_and_verified(run, tmp_path):
-    """pareto writes a front that verifies against its problem, and a picture that is XML."""
+    """Pareto writes a front that verifies against its problem, and a picture that is XML."""
     from xml.etree import ElementTree
 
     outcome = run(
@@ -199,14 +201,14 @@ def test_pareto_front_is_written_drawn_and_verified(run, tmp_path):
 
 
 def test_pareto_json(run):
-    """pareto --format json prints the front's document and nothing else."""
+    """Pareto --format json prints the front's document and nothing else."""
     outcome = run("pareto", "llama-3.1-8b", "4x3090-uellm", "--format", "json")
     assert json.loads(outcome.stdout)["schema"] == "gpuplan/placement-solution/1"
     assert "proven" in outcome.stderr
 
 
 def test_solve_prints_the_solution(run, examples, write):
-    """solve prints the document on stdout and the table on stderr; saved, it verifies."""
+    """Solve prints the document on stdout and the table on stderr; saved, it verifies."""
     problem = examples / "three-unlike-devices" / "problem.json"
     outcome = run("solve", problem)
     document = json.loads(outcome.stdout)
@@ -241,7 +243,7 @@ def test_solve_finds_fronts_and_starts_warm(run, write, three_devices):
 
 
 def test_verify_as_json(run, write, three_devices):
-    """verify --format json prints what does not hold, with the place."""
+    """Verify --format json prints what does not hold, with the place."""
     problem = write("problem.json", three_devices)
     assert run("solve", problem, "-o", "solution.json").exit_code == 0
     assert json.loads(run("verify", "solution.json", "--problem", problem, "--format", "json").stdout) == {
@@ -267,7 +269,7 @@ def test_lists(run, what):
 
 
 def test_model_show(run):
-    """model show gives layers and totals, as a table and as JSON."""
+    """Model show gives layers and totals, as a table and as JSON."""
     text = run("model", "show", "llama-3.1-70b").stdout
     assert re.search(r"1-80 +decoder", text)
     assert "70.55 B parameters" in text
