@@ -68,23 +68,29 @@ def number(value: object, path: str, *, zero: bool = False) -> float:
     wanted = "a finite number of at least 0" if zero else "a finite number above 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"expected {wanted}, got {describe(value)}", place=path)
-    try:
-        result = float(value)
-    except OverflowError:
-        result = math.inf
+    result = _as_float(value)
     if not math.isfinite(result) or result < 0.0 or (result == 0.0 and not zero):
         raise InputError(f"expected {wanted}, got {describe(value)}", place=path)
     return result
 
 
-def integer(value: object, path: str, *, minimum: int = 1) -> int:
-    """Return `value` as an int when it is a whole number of at least `minimum`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        whole = True
-    if not whole or int(value) < minimum:  # type: ignore[call-overload]
+def integer(value: object, path: str, *, minimum: int = 1, maximum: int = 1 << 60) -> int:
+    """Return `value` as an int when it is a whole number from `minimum` to `maximum`."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(_as_float(value))
+    if not whole or not float(value).is_integer():  # type: ignore[arg-type]
         raise InputError(f"expected a whole number of at least {minimum}, got {describe(value)}", place=path)
-    return int(value)  # type: ignore[call-overload,no-any-return]
+    result = int(value)  # type: ignore[call-overload]
+    if not minimum <= result <= maximum:
+        raise InputError(f"expected a whole number from {minimum} to {maximum}, got {describe(value)}", place=path)
+    return int(result)
+
+
+def _as_float(value: int | float) -> float:
+    """Return `value` as a float, inf where an int is beyond its range."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def size(value: object, path: str) -> int:

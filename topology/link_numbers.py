@@ -10,7 +10,7 @@ from gpuplan.topology.catalog import Catalog, LinkKind
 from gpuplan.topology.graph import DeviceKind, Link
 
 PCIE_CODES: Final = ("PIX", "PXB", "PHB", "NODE", "SYS")
-_NVLINK: Final = re.compile(r"^NV([1-9][0-9]*)$")
+_NVLINK: Final = re.compile(r"^NV([1-9][0-9]{0,2})$")
 #: One direction of an x16 connector in bytes/s, by PCIe generation (PCI-SIG base specifications).
 _GENERATIONS: Final = ((6, 121.0e9), (5, 63.0e9), (4, 31.5e9), (3, 15.75e9))
 #: What stands in for the NVLink generation of a GPU family that has none or is not known.

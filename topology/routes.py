@@ -14,19 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuplan.errors import UsageError
 from gpuplan.topology.graph import Link, Topology
-from gpuplan.topology.paths import Adjacency, adjacency, device_names, shortest_from
-
-Matrix = NDArray[np.float64]
-Edge = tuple[int, int, Link]
-
-#: Above this many relays Floyd-Warshall in NumPy loses to SciPy's Dijkstra (whose import costs 0.3 s).
-_MANY_RELAYS = 160
-#: Decimals of a latency in s that are kept: sums taken in another order then agree to the last bit.
-_LATENCY_DECIMALS = 18
+from gpuplan.topology.latency import LATENCY_DECIMALS, Matrix, latency_layers
+from gpuplan.topology.paths import Adjacency, adjacency, shortest_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ class Router:
         are left out; every message's table follows from the rest.
         """
         if self._layers is None:
-            self._layers = _latency_layers(self.topology, self.devices)
+            self._layers = latency_layers(self.topology, self.devices)
         return self._layers
 
     def table(self, message_bytes: float) -> RouteTable:
@@ -213,121 +205,6 @@ def _as_route(source: str, links: Sequence[Link]) -> Route:
         tuple(link.kind for link in links),
         tuple(link.code for link in links),
         min(link.bandwidth_bytes_per_s for link in links),
-        round(math.fsum(link.latency_s for link in links), _LATENCY_DECIMALS),
+        round(math.fsum(link.latency_s for link in links), LATENCY_DECIMALS),
         tuple(links),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- latency layers
-
-
-def _latency_layers(topology: Topology, devices: Sequence[str]) -> list[tuple[float, Matrix]]:
-    """Return the candidate routes by bandwidth, as `Router.layers` describes."""
-    known = device_names(topology)
-    place = {name: index for index, name in enumerate(devices)}
-    ends = (end for link in topology.links for end in (link.a, link.b))
-    relays = {name: index for index, name in enumerate(dict.fromkeys(end for end in ends if end not in known))}
-    direct, spokes, trunks = _sorted_edges(topology, known, place, relays)
-    layers = _direct_layers(direct, len(devices))
-    relayed = {link.bandwidth_bytes_per_s for _, _, link in spokes + trunks} if spokes else set()
-    for bandwidth in relayed:
-        via = _relayed_latency(spokes, trunks, len(devices), len(relays), bandwidth)
-        layers[bandwidth] = np.minimum(layers.get(bandwidth, np.inf), via)
-    return _undominated(layers)
-
-
-def _undominated(layers: dict[float, Matrix]) -> list[tuple[float, Matrix]]:
-    """Return the layers, fastest first, without candidates that a faster one beats in latency too."""
-    kept: list[tuple[float, Matrix]] = []
-    least: Matrix | float = np.inf
-    for bandwidth in sorted(layers, reverse=True):
-        layer = np.where(layers[bandwidth] < least, layers[bandwidth], np.inf)
-        least = np.minimum(least, layer)
-        if np.isfinite(layer).any():
-            kept.append((bandwidth, layer))
-    return kept
-
-
-def _sorted_edges(
-    topology: Topology, known: frozenset[str], place: dict[str, int], relays: dict[str, int]
-) -> tuple[list[Edge], list[Edge], list[Edge]]:
-    """Return the links device to device, device to relay, and relay to relay, as pairs of indices."""
-    direct: list[Edge] = []
-    spokes: list[Edge] = []
-    trunks: list[Edge] = []
-    for link in topology.links:
-        a, b = (link.a, link.b) if link.a in known else (link.b, link.a)
-        if a not in known:
-            trunks.append((relays[a], relays[b], link))
-        elif a in place and b in relays:
-            spokes.append((place[a], relays[b], link))
-        elif a in place and b in place:
-            direct.append((place[a], place[b], link))
-    return direct, spokes, trunks
-
-
-def _direct_layers(direct: Sequence[Edge], count: int) -> dict[float, Matrix]:
-    layers: dict[float, Matrix] = {}
-    for a, b, link in direct:
-        layer = layers.setdefault(link.bandwidth_bytes_per_s, np.full((count, count), np.inf))
-        layer[a, b] = layer[b, a] = min(layer[a, b], link.latency_s)
-    return layers
-
-
-def _matrix(edges: Sequence[Edge], shape: tuple[int, int], bandwidth: float) -> Matrix:
-    matrix = np.full(shape, np.inf)
-    for a, b, link in edges:
-        if link.bandwidth_bytes_per_s >= bandwidth:
-            matrix[a, b] = min(matrix[a, b], link.latency_s)
-    return matrix
-
-
-def _relayed_latency(
-    spokes: Sequence[Edge], trunks: Sequence[Edge], devices: int, relays: int, bandwidth: float
-) -> Matrix:
-    """Return the least latency of routes over relays and links of at least `bandwidth`, shape (D, D)."""
-    spoke = _matrix(spokes, (devices, relays), bandwidth)
-    if relays > _MANY_RELAYS:
-        reach = _reach_sparse(spoke, trunks, bandwidth)
-    else:
-        trunk = _matrix(trunks, (relays, relays), bandwidth)
-        trunk = np.minimum(trunk, trunk.T)
-        np.fill_diagonal(trunk, 0.0)
-        for relay in range(relays):
-            np.minimum(trunk, trunk[:, relay, None] + trunk[relay], out=trunk)
-        reach = _min_plus(spoke, trunk)
-    via = np.round(_min_plus(reach, spoke.T), _LATENCY_DECIMALS)
-    return np.minimum(via, via.T)
-
-
-def _min_plus(left: Matrix, right: Matrix) -> Matrix:
-    """Return ``out[i, j] = min_k left[i, k] + right[k, j]``; columns of `left` that are all inf cost nothing."""
-    out = np.full((left.shape[0], right.shape[1]), np.inf)
-    for k in range(left.shape[1]):
-        rows = np.flatnonzero(np.isfinite(left[:, k]))
-        columns = np.flatnonzero(np.isfinite(right[k]))
-        if rows.size and columns.size:
-            block = np.ix_(rows, columns)
-            out[block] = np.minimum(out[block], left[rows, k, None] + right[k, columns])
-    return out
-
-
-def _reach_sparse(spoke: Matrix, trunks: Sequence[Edge], bandwidth: float) -> Matrix:
-    """Return the least latency from every device to every relay by SciPy's Dijkstra, shape (D, R)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import dijkstra
-
-    devices, relays = spoke.shape
-    rows, columns = np.nonzero(np.isfinite(spoke))
-    fast = [(a, b, link.latency_s) for a, b, link in trunks if link.bandwidth_bytes_per_s >= bandwidth]
-    # Nodes 0..R-1 are relays, R.. the devices, which have outgoing edges only and so never relay.
-    edges = [(a, b, cost) for a, b, cost in fast] + [(b, a, cost) for a, b, cost in fast]
-    edges += zip((rows + relays).tolist(), columns.tolist(), spoke[rows, columns].tolist(), strict=True)
-    least: dict[tuple[int, int], float] = {}
-    for tail, head, cost in edges:
-        least[tail, head] = min(cost, least.get((tail, head), np.inf))
-    ends = np.array(list(least), dtype=np.intp).reshape(-1, 2)
-    # A zero would vanish from a sparse matrix; the rounding of the sums removes its stand-in again.
-    weight = np.maximum(np.array(list(least.values())), 1e-30)
-    graph = coo_array((weight, (ends[:, 0], ends[:, 1])), shape=(devices + relays, devices + relays)).tocsr()
-    return np.asarray(dijkstra(graph, directed=True, indices=np.arange(relays, relays + devices)))[:, :relays]

@@ -13,8 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuplan.errors import UsageError
-from gpuplan.topology import Component, Device, Link, Router, Topology, device_kind, load_topology, route, route_tables
-from gpuplan.topology import routes as routes_module
+from gpuplan.topology import (
+    Component,
+    Device,
+    Link,
+    Router,
+    Topology,
+    device_kind,
+    latency,
+    load_topology,
+    route,
+    route_tables,
+)
 
 KIND = device_kind("l4-24gb")
 
@@ -105,7 +115,7 @@ def test_both_ways_over_relays_agree(topology: Topology, size: float) -> None:
     """The sparse search for many relays gives the tables of the dense one, to the last bit."""
     dense = route_tables(topology, size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routes_module, "_MANY_RELAYS", -1)
+        patch.setattr(latency, "_MANY_RELAYS", -1)
         sparse = route_tables(topology, size)
     assert np.array_equal(dense.latency_s, sparse.latency_s)
     assert np.array_equal(dense.s_per_byte, sparse.s_per_byte)

@@ -1,0 +1,202 @@
+"""Links of a hand-written topology: defaults of a host, its NVSwitch and NICs, and links named one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gpuplan.errors import InputError, UsageError
+from gpuplan.topology import checks
+from gpuplan.topology.catalog import Catalog
+from gpuplan.topology.graph import Component, Device, DeviceKind, Link
+from gpuplan.topology.link_numbers import (
+    PCIE_CODES,
+    LinkNumbers,
+    from_code,
+    from_kind,
+    is_code,
+    nvlink_count,
+    nvlink_remark,
+)
+
+NONE: Final = "none"
+_LINK_KEYS: Final = ("between", "a", "b", "kind", "links", "bandwidth_bytes_per_s", "latency_s")
+#: Counts beyond this are typing errors.
+_MOST_LINKS: Final = 1024
+
+
+@dataclass(slots=True)
+class Host:
+    """One host while it is read: its devices (excluded ones too), relays, links by pair, names of excluded devices."""
+
+    name: str
+    path: str
+    devices: list[Device] = field(default_factory=list)
+    relays: list[Component] = field(default_factory=list)
+    links: dict[tuple[str, str], Link | None] = field(default_factory=dict)
+    excluded: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a <= b else (b, a)
+
+
+def default_links(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
+    """Join every two devices by ``default_link``; without it through the host bridge, unless an NVSwitch does."""
+    code = entry.get("default_link")
+    if code is None:
+        if entry.get("nvswitch") is not None or len(host.devices) < 2:
+            return
+        if not entry.get("links"):
+            host.notes.append("no links are given: GPUs of a host are taken to meet at the PCIe host bridge (PHB)")
+        code = "PHB"
+    path = f"{host.path}.default_link"
+    checks.text(code, path)
+    if code == NONE:
+        return
+    for position, a in enumerate(host.devices):
+        for b in host.devices[position + 1 :]:
+            numbers = _named_link(code, (a.kind, b.kind), 1, path, catalog)
+            host.links[_pair(a.name, b.name)] = numbers.between(a.name, b.name)
+
+
+def add_nvswitch(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
+    """Join every device to one NVSwitch by so many links; half of an NVLink's latency each way."""
+    value = entry.get("nvswitch")
+    if value is None:
+        return
+    count = checks.integer(value, f"{host.path}.nvswitch", maximum=_MOST_LINKS)
+    switch = f"{host.name}/nvswitch0"
+    host.relays.append(Component(switch, "nvswitch", host.name))
+    for device in host.devices:
+        remark = nvlink_remark(f"NV{count}", device.name, device.kind)
+        host.notes += [remark] if remark else []
+        numbers = from_code(catalog, f"NV{count}", (device.kind,)).halved()
+        host.links[_pair(device.name, switch)] = numbers.between(device.name, switch)
+
+
+def add_nics(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
+    """Add NICs: one next to each device (``per_device``), or so many that every device reaches."""
+    value, path = entry.get("nics", 0), f"{host.path}.nics"
+    code = checks.text(entry.get("nic_link", "PXB" if value == "per_device" else "PHB"), f"{host.path}.nic_link")
+    if code not in PCIE_CODES:
+        raise InputError(f"expected one of {', '.join(PCIE_CODES)}, got {code!r}", place=f"{host.path}.nic_link")
+    if isinstance(value, str) and value != "per_device":
+        raise InputError(f"expected a number of NICs or per_device, got {value!r}", place=path)
+    count = len(host.devices) if value == "per_device" else checks.integer(value, path, minimum=0, maximum=_MOST_LINKS)
+    for number in range(count):
+        nic = f"{host.name}/nic{number}"
+        host.relays.append(Component(nic, "nic", host.name))
+        for device in [host.devices[number]] if value == "per_device" else host.devices:
+            numbers = from_code(catalog, code, (device.kind,))
+            host.links[_pair(device.name, nic)] = numbers.between(device.name, nic)
+
+
+def _named_link(
+    name: str, kinds: tuple[DeviceKind, ...], count: int, path: str, catalog: Catalog
+) -> LinkNumbers:  # fmt: skip
+    """Return the numbers of a link given by a matrix code or by a link kind."""
+    if is_code(name):
+        if not kinds:
+            raise InputError(f"the code {name!r} needs a GPU at one end; give a link kind", place=path)
+        return from_code(catalog, name, kinds)
+    if name not in catalog.links:
+        try:
+            catalog.link(name)
+        except UsageError as error:
+            message = f"{error}; or a code: {', '.join(PCIE_CODES)}, NV1, NV2, …"
+            raise InputError(message, place=path) from None
+    return from_kind(catalog.links[name], count)
+
+
+def explicit_links(hosts: list[Host], values: object, path: str, catalog: Catalog) -> None:
+    """Read a list of links over the defaults of the hosts; a pair may be named once."""
+    named: set[tuple[str, str]] = set()
+    for position, value in enumerate(checks.sequence(values, path)):
+        here = f"{path}[{position}]"
+        entry = checks.mapping(value, here)
+        checks.known_keys(entry, _LINK_KEYS, here)
+        ends = _ends(hosts, entry, here)
+        for number, a in enumerate(ends):
+            for b in ends[number + 1 :]:
+                pair = _pair(a, b)
+                if pair in named:
+                    raise InputError(f"a second link between {a} and {b}; give one", place=here)
+                named.add(pair)
+                _join(hosts, entry, a, b, here, catalog)
+
+
+def _join(hosts: list[Host], entry: Mapping[str, Any], a: str, b: str, path: str, catalog: Catalog) -> None:
+    devices = {device.name: device for host in hosts for device in host.devices}
+    home = next(host for host in hosts if a.startswith(f"{host.name}/"))
+    numbers = link_numbers(entry, tuple(devices[end].kind for end in (a, b) if end in devices), path, catalog)
+    home.links[_pair(a, b)] = None if numbers is None else numbers.between(a, b)
+    if numbers is not None and numbers.code:
+        for end in (a, b):
+            remark = nvlink_remark(numbers.code, end, devices[end].kind) if end in devices else None
+            home.notes += [remark] if remark else []
+
+
+def _ends(hosts: list[Host], entry: Mapping[str, Any], path: str) -> list[str]:
+    if "between" in entry:
+        if "a" in entry or "b" in entry:
+            raise InputError("give either 'between' or 'a' and 'b'", place=path)
+        names = checks.sequence(entry["between"], f"{path}.between")
+        if len(names) < 2:
+            raise InputError(f"expected at least two names, got {len(names)}", place=f"{path}.between")
+        places = [f"{path}.between[{number}]" for number in range(len(names))]
+    else:
+        names = [checks.required(entry, "a", path), checks.required(entry, "b", path)]
+        places = [f"{path}.a", f"{path}.b"]
+    ends = [_component(hosts, checks.text(name, place), place) for name, place in zip(names, places, strict=True)]
+    for number, end in enumerate(ends):
+        if end in ends[:number]:
+            raise InputError(f"a link must join different components, got {end} twice", place=places[number])
+    return ends
+
+
+def _component(hosts: list[Host], name: str, path: str) -> str:
+    """Return the full name of a device or relay; the host may be left out where there is one."""
+    known = {part for host in hosts for part in _names(host)}
+    for full in (name, f"{hosts[0].name}/{name}" if len(hosts) == 1 else name):
+        if full in known:
+            return full
+    have = ", ".join(sorted(known)[:6])
+    raise InputError(f"unknown device {name!r}; there are {have}{', …' if len(known) > 6 else ''}", place=path)
+
+
+def _names(host: Host) -> list[str]:
+    return [device.name for device in host.devices] + [relay.name for relay in host.relays]
+
+
+def link_numbers(
+    entry: Mapping[str, Any], kinds: tuple[DeviceKind, ...], path: str, catalog: Catalog
+) -> LinkNumbers | None:
+    """Return the numbers of one link entry; None for a broken one (``kind: none``)."""
+    given = {
+        key: checks.number(entry[key], f"{path}.{key}", zero=key == "latency_s")
+        for key in ("bandwidth_bytes_per_s", "latency_s")
+        if key in entry
+    }
+    kind = entry.get("kind")
+    count = checks.integer(entry.get("links", 1), f"{path}.links", maximum=_MOST_LINKS)
+    if "links" in entry and (kind is None or kind == NONE or is_code(str(kind))):
+        raise InputError("'links' counts links of a kind such as nvlink3; a code says its own number", place=path)
+    if kind is None:
+        if len(given) < 2:
+            message = "a link needs a 'kind', or both 'bandwidth_bytes_per_s' and 'latency_s'"
+            raise InputError(message, place=path)
+        return LinkNumbers("custom", given["bandwidth_bytes_per_s"], given["latency_s"])
+    if checks.text(kind, f"{path}.kind") == NONE:
+        if given:
+            raise InputError("a link of kind 'none' has no numbers; drop them or name a kind", place=path)
+        return None
+    numbers = _named_link(kind, kinds, count, f"{path}.kind", catalog)
+    return LinkNumbers(
+        numbers.kind,
+        given.get("bandwidth_bytes_per_s", numbers.bandwidth_bytes_per_s),
+        given.get("latency_s", numbers.latency_s),
+        numbers.code if nvlink_count(kind) or kind in PCIE_CODES else None,
+    )
