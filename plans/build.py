@@ -149,11 +149,16 @@ def _stage(
 def _memory(problem: PlacementProblem, stage: StageRange, workload: Workload) -> StageMemory:
     use = stage_memory(problem.model, stage.start, stage.stop, workload, reserve_bytes=problem.reserve_bytes)
     return StageMemory(
-        weights_bytes=use.weights_bytes,
-        kv_bytes=use.kv_bytes,
-        workspace_bytes=use.workspace_bytes,
+        weights_bytes=_plainly(use.weights_bytes),
+        kv_bytes=_plainly(use.kv_bytes),
+        workspace_bytes=_plainly(use.workspace_bytes),
         available_bytes=problem.topology.devices[stage.device].available_bytes,
     )
+
+
+def _plainly(size: float) -> float:
+    # Bytes are mostly whole: 65419771904 reads better than 65419771904.0.
+    return int(size) if float(size).is_integer() else size
 
 
 def _hop(problem: PlacementProblem, stages: Sequence[StageRange], k: int, workload: Workload) -> Hop | None:
