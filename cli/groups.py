@@ -81,6 +81,7 @@ class ProgramGroup(SuggestingGroup):
     ) -> Any:
         """Run, turning every expected failure into one line on stderr and its exit code."""
         extra["standalone_mode"] = False
+        extra["obj"] = list(sys.argv[1:] if args is None else args)  # what was typed, for the lines to paste next
         sys.exit(guarded(functools.partial(super().main, args, prog_name or "gpuplan", **extra)))
 
 

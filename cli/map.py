@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 @search_options
 @click.option("--explain", is_flag=True, help="Say why the plan looks so, and what would help.")
 @format_option
+@click.pass_obj
 def map_command(
+    typed: list[str],
     model: str,
     cluster: str,
     output_path: Path | None,
@@ -75,7 +77,9 @@ def map_command(
         return _without_plan(run, output)
     explanation = _explained(problem, run) if explain else None
     _write(run.result.plan, output_path)
-    _print(problem, run, output, explanation, words=(model, cluster), path=output_path)
+    _print(problem, run, output, explanation)
+    if not output.data:
+        output.lines("", *next_lines(typed, run.result.require_plan(), output_path, ask.runtime))
     return ExitCode.DONE
 
 
@@ -108,15 +112,7 @@ def _write(plan: DeviceMap, path: Path | None) -> None:
         save_plan(plan, path)
 
 
-def _print(
-    problem: PlacementProblem,
-    run: Search,
-    output: Output,
-    explanation: Explanation | None,
-    *,
-    words: tuple[str, str],
-    path: Path | None,
-) -> None:
+def _print(problem: PlacementProblem, run: Search, output: Output, explanation: Explanation | None) -> None:
     from gpuplan.cli.certificate import certificate
     from gpuplan.cli.map_view import map_view, stage_limits_text
     from gpuplan.cli.style import bullets
@@ -137,12 +133,26 @@ def _print(
     )
     if explanation is not None:
         output.show("", bullets(explanation.sentences))
-    output.show("", *next_lines(words, path))
 
 
-def next_lines(words: tuple[str, str], path: Path | None) -> list[str]:
-    """Return the commands to paste next."""
+def next_lines(typed: list[str], plan: DeviceMap, path: Path | None, runtime: str | None) -> list[str]:
+    """Return the commands to paste next, ones that work for this plan."""
     if path is None:
-        return [f"keep it:   gpuplan map {shlex.join(words)} … -o plan.json"]
+        return ["next, keep it:", f"  gpuplan {shlex.join(typed)} -o plan.json"]
     file = shlex.quote(str(path))
-    return [f"wrote {path}; next:", f"  gpuplan verify {file}", f"  gpuplan export {file} --to vllm"]
+    lines = [f"wrote {path}; next:", f"  gpuplan verify {file}"]
+    target = _first_runtime(plan, runtime)
+    return lines if target is None else [*lines, f"  gpuplan export {file} --to {target}"]
+
+
+def _first_runtime(plan: DeviceMap, wanted: str | None) -> str | None:
+    from gpuplan.errors import GpuplanError
+    from gpuplan.plans import export_details
+
+    for runtime in (wanted,) if wanted is not None else ("vllm", "accelerate", "llama-cpp", "sglang"):
+        try:
+            export_details(plan, runtime)
+        except GpuplanError:  # this runtime cannot hold the plan
+            continue
+        return runtime
+    return None

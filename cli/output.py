@@ -33,6 +33,11 @@ class Output:
         for renderable in renderables:
             console.print(renderable)
 
+    def lines(self, *lines: str) -> None:
+        """Print lines for a person that are never wrapped, such as commands to paste."""
+        for line in lines:
+            click.echo(line, err=self.data)
+
     def note(self, text: str) -> None:
         """Print a remark for a person, always on stderr."""
         click.echo(f"note: {text}", err=True)

@@ -43,7 +43,7 @@ class Answer:
     what
         What is changed, the start of a sentence.
     status
-        ``optimal`` and ``feasible`` answers carry `figures`, the others `reason`.
+        ``optimal`` and ``feasible`` answers carry `figures`, the others `reasons`.
     change
         Relative change of the explained plan's main figure (negative: smaller), None when infeasible.
     """
@@ -53,7 +53,7 @@ class Answer:
     status: Status
     figures: Figures | None
     change: float | None
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class _Asker:
             return None
         if result.status == "infeasible" or (result.plan is None and variant.solver != "auto"):
             # A rule of thumb without a plan fails for a reason, not for lack of time.
-            return Answer(variant.key, variant.what, result.status, None, None, "; ".join(result.reasons))
+            return Answer(variant.key, variant.what, result.status, None, None, result.reasons)
         if result.plan is None or not verify(result.plan).ok:
             return None
         worth = figures(variant.problem, result.plan)

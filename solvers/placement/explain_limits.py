@@ -34,6 +34,8 @@ class StageLimit:
         What its compute time would shrink with; found by timing it again with twice the bandwidth, twice the peaks.
     hop_share
         Outgoing hop over stage and hop, of one decode step.
+    kv_room_tokens
+        Tokens of KV cache the device has room for, or None when the stage keeps none.
     """
 
     device: str
@@ -43,6 +45,7 @@ class StageLimit:
     prefill_bound: Bound
     decode_bound: Bound
     hop_share: float
+    kv_room_tokens: float | None
 
 
 def stage_limits(problem: PlacementProblem, plan: DeviceMap) -> tuple[StageLimit, ...]:
@@ -64,7 +67,16 @@ def _stage_limit(problem: PlacementProblem, plan: DeviceMap, number: int) -> Sta
         prefill_bound=prefill,
         decode_bound=decode,
         hop_share=hop_s / (stage.decode_s + hop_s) if hop_s else 0.0,
+        kv_room_tokens=_kv_room_tokens(plan, stage),
     )
+
+
+def _kv_room_tokens(plan: DeviceMap, stage: Stage) -> float | None:
+    memory, work = stage.memory, plan.workload
+    if memory.kv_bytes <= 0.0:
+        return None
+    tokens = work.micro_batches * work.batch * (work.prompt_tokens + work.output_tokens)
+    return (memory.available_bytes - memory.weights_bytes - memory.workspace_bytes) * tokens / memory.kv_bytes
 
 
 def _next_layer_bytes(problem: PlacementProblem, plan: DeviceMap, number: int) -> float | None:

@@ -38,14 +38,14 @@ def alternatives(problem: PlacementProblem, plan: DeviceMap) -> Iterator[Variant
         yield Variant("fewer_devices", f"One fewer device ({used - 1})", problem.replace(max_devices=used - 1))
     if used > 1:
         yield Variant("single_device", "A single device", problem.replace(max_devices=1))
-        yield from _even_splits(problem, used)
+    yield from _even_splits(problem, used)
 
 
 def _even_splits(problem: PlacementProblem, used: int) -> Iterator[Variant]:
     most = min(problem.topology.num_devices, problem.max_devices or problem.topology.num_devices)
-    if used < most:
-        yield Variant("even", f"An even split over {used} devices", problem.replace(max_devices=used), solver="even")
-    yield Variant("even", f"An even split over {most} devices", problem, solver="even")
+    for count in dict.fromkeys(count for count in (used, most) if count > 1):
+        what = f"An even split over {count} devices"
+        yield Variant("even", what, problem.replace(max_devices=count), solver="even")
 
 
 def improvements(problem: PlacementProblem, plan: DeviceMap, limits: Sequence[StageLimit]) -> Iterator[Variant]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 
 #: A smaller relative change is none.
 _SAME = 1e-9
+#: A smaller one is hardly worth the money.
+_LITTLE = 1e-3
+#: More devices than this are counted, not named.
+_MOST_NAMED = 3
 
 
 def sentences(problem: PlacementProblem, result: Result[DeviceMap], facts: Explanation) -> Iterator[str]:
     """Yield what binds, what else could be done, and what would help."""
     plan = result.require_plan()
-    yield _memory(facts.limits)
+    yield _kv_room(facts.limits) if facts.objective == "kv-capacity" else _memory(facts.limits)
     yield _bounds(facts.limits)
     hops = _hops(problem, plan)
     if hops:
@@ -31,7 +36,7 @@ def sentences(problem: PlacementProblem, result: Result[DeviceMap], facts: Expla
     idle = _idle(problem, result, plan)
     if idle:
         yield idle
-    for answer in facts.alternatives:
+    for answer in _telling(facts.alternatives):
         yield _alternative(answer, facts)
     yield from _help(facts)
     if facts.dropped:
@@ -43,9 +48,27 @@ def _memory(limits: Sequence[StageLimit]) -> str:
     if not full:
         least = min(limits, key=lambda limit: limit.free_bytes)
         return f"Memory does not bind: the fullest device, {least.device}, has {format_bytes(least.free_bytes)} left."
-    left = _listed([f"{limit.device} ({format_bytes(limit.free_bytes)} left)" for limit in full])
-    wanted = min(limit.next_layer_bytes for limit in full if limit.next_layer_bytes is not None)
-    return f"Memory binds on {left}: one more layer takes {format_bytes(wanted)}."
+    wanted = format_bytes(min(limit.next_layer_bytes for limit in full if limit.next_layer_bytes is not None))
+    if len(full) > _MOST_NAMED:
+        least = min(full, key=lambda limit: limit.free_bytes)
+        tightest = f"tightest on {least.device} ({format_bytes(least.free_bytes)} left)"
+        where = f"{len(full)} of {len(limits)} devices, {tightest}"
+    else:
+        where = _listed([f"{limit.device} ({format_bytes(limit.free_bytes)} left)" for limit in full])
+    return f"Memory binds on {where}: one more layer takes {wanted}."
+
+
+def _kv_room(limits: Sequence[StageLimit]) -> str:
+    rooms = {limit.device: limit.kv_room_tokens for limit in limits if limit.kv_room_tokens is not None}
+    if not rooms:
+        return "No stage keeps a KV cache."
+    least, most = min(rooms, key=lambda name: rooms[name]), max(rooms, key=lambda name: rooms[name])
+    if len(rooms) == 1:
+        return f"The KV capacity is set by {least}, which holds {rooms[least]:,.0f} tokens."
+    return (
+        f"The KV capacity is set by the tightest stage, {least} with {math.floor(rooms[least]):,} tokens;"
+        f" the roomiest, {most}, would hold {math.floor(rooms[most]):,}."
+    )
 
 
 def _bounds(limits: Sequence[StageLimit]) -> str:
@@ -91,16 +114,25 @@ def _idle(problem: PlacementProblem, result: Result[DeviceMap], plan: DeviceMap)
     return f"{them} unused: that no plan with more of them is better is part of the proof."
 
 
+def _telling(answers: Sequence[Answer]) -> list[Answer]:
+    """Leave out that one device does not do where one fewer already does not."""
+    impossible = any(answer.key == "fewer_devices" and answer.status == "infeasible" for answer in answers)
+    return [answer for answer in answers if not (impossible and answer.key == "single_device")]
+
+
 def _alternative(answer: Answer, facts: Explanation) -> str:
     if answer.figures is None:
         verdict = "is impossible" if answer.status == "infeasible" else "does not work"
-        return f"{answer.what} {verdict}: {answer.reason.rstrip('.') or 'no plan exists'}."
+        return f"{answer.what} {verdict}: {(answer.reasons or ('no plan exists',))[0].rstrip('.')}."
     return f"{answer.what} {_gives(answer, facts)}."
 
 
 def _help(facts: Explanation) -> Iterator[str]:
     useful = [answer for answer in facts.improvements if _matters(answer, facts)]
     useless = [answer for answer in facts.improvements if answer not in useful]
+    if useful and not any(_worthwhile(answer, facts) for answer in useful):
+        yield f"Little would help: at best {_lower(useful[0].what)} {_gives(useful[0], facts)}."
+        return
     if useful:
         yield f"What would help most: {_lower(useful[0].what)} {_gives(useful[0], facts)}."
     for answer in useful[1:]:
@@ -108,6 +140,10 @@ def _help(facts: Explanation) -> Iterator[str]:
     if useless:
         listed = _listed([_lower(answer.what) for answer in useless], "or")
         yield f"{'No gain' if useful else 'Nothing tried would help: no gain'} from {listed}."
+
+
+def _worthwhile(answer: Answer, facts: Explanation) -> bool:
+    return abs(answer.change or 0.0) >= _LITTLE or facts.objective == "efficiency"
 
 
 def _matters(answer: Answer, facts: Explanation) -> bool:
@@ -121,7 +157,9 @@ def _matters(answer: Answer, facts: Explanation) -> bool:
 def _gives(answer: Answer, facts: Explanation) -> str:
     worth, base = answer.figures, facts.figures
     assert worth is not None
-    devices = "" if worth.devices_used == base.devices_used else f" on {_devices(worth.devices_used)}"
+    named = answer.key in ("fewer_devices", "single_device", "even")  # those say their devices already
+    same = worth.devices_used == base.devices_used
+    devices = "" if named or same else f" on {_devices(worth.devices_used)}"
     name, value, difference = _figure(worth, base, facts.objective)
     if answer.change is None or abs(answer.change) <= _SAME:
         return f"gives the same {name}, {value}{devices}"
