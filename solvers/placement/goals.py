@@ -7,6 +7,7 @@ one `Goal`; it returns a `Step`: a plan, a proven bound, and whether there is no
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -20,16 +21,15 @@ from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.baselines.common import (
-    Scorer,
+    balanced_parts,
     check_prices,
     layer_bytes,
-    plan_terms,
     refuse_front,
     room_bytes,
     stage_counts,
     with_micro_batches,
 )
-from gpuplan.solvers.placement.evaluate import evaluate, hop_s
+from gpuplan.solvers.placement.evaluate import evaluate, hop_s, terms
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
 #: Relative difference of bound and objective below which a MILP or CP answer counts as proven.
@@ -82,12 +82,17 @@ Minimize = Callable[[Goal], Step]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Outcome of an objective: plan, its value, proven bound (None: none), proof of infeasibility."""
+    """Outcome of an objective: plan, its value, proven bound (None: none), proof of infeasibility.
+
+    stars
+        The proven reference values (latency, devices) of the balanced objective.
+    """
 
     stages: Stages | None
     value: Value | None = None
     bound: Value | None = None
     infeasible: bool = False
+    stars: tuple[float, float] | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers
@@ -273,9 +278,8 @@ def _balanced(problem: DensePlacement, minimize: Minimize) -> Answer:
     if stars[0] <= 0.0:
         raise InputError("the balanced objective divides by the least latency, which is 0; give the layers times")
     weights = problem.objective
-    return _single(
-        problem, Goal(latency=weights.latency_weight / stars[0], stages=weights.devices_weight / stars[1]), minimize
-    )
+    goal = Goal(latency=weights.latency_weight / stars[0], stages=weights.devices_weight / stars[1])
+    return dataclasses.replace(_single(problem, goal, minimize), stars=(stars[0], stars[1]))
 
 
 # --------------------------------------------------------------------------------------------- in and out
@@ -316,9 +320,11 @@ def conclude(
         what = "its reference values were proven" if problem.objective.name == "balanced" else "a plan was found"
         reasons = (f"{name}: {limit} before {what}; allow more time or use --solver auto",)
         return Result("no_solution", None, None, answer.bound, None, report, reasons=reasons)
-    value = answer.value if answer.value is not None else Scorer(problem).value(evaluate(problem, answer.stages))
-    gap = relative_gap(value, answer.bound)
+    assert answer.value is not None
+    gap = relative_gap(answer.value, answer.bound)
     status: Status = "optimal" if gap is not None and gap <= PROVEN else "feasible"
-    terms = plan_terms(evaluate(problem, answer.stages))
+    figures = terms(problem, answer.stages)
+    if answer.stars is not None:
+        figures.update(balanced_parts(problem, evaluate(problem, answer.stages), *answer.stars))
     gap = 0.0 if status == "optimal" else gap
-    return Result(status, PlacementSolution(answer.stages), value, answer.bound, gap, report, terms=terms)
+    return Result(status, PlacementSolution(answer.stages), answer.value, answer.bound, gap, report, terms=figures)

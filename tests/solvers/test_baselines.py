@@ -204,11 +204,21 @@ def test_unknown_baseline_is_a_usage_error() -> None:
 
 
 def test_terms_hold_the_figures_of_the_plan(instances: ModuleType) -> None:
-    """Latency, bottleneck, devices and price of the plan, by name."""
+    """Latency and its parts, bottleneck, devices and price of the plan, by name."""
     result = run("even", instances.make_problem([[1.0, 2.0], [3.0, 4.0]], 1, 10, price_per_hour=1.5))
     # Layer 0 on g0 (1 s), layer 1 on g1 (4 s), hops free.
-    assert dict(result.terms) == {"latency_s": 5.0, "bottleneck_s": 4.0, "devices": 2.0, "price_per_hour": 3.0}
+    terms = {"compute_s": 5.0, "latency_s": 5.0, "bottleneck_s": 4.0, "devices": 2.0, "price_per_hour": 3.0}
+    assert {**terms, **result.terms} == dict(result.terms)
     assert math.isclose(result.objective, 5.0)  # type: ignore[arg-type]
+
+
+def test_balanced_is_measured_by_the_proven_optima(instances: ModuleType) -> None:
+    """Even split of two layers against one device: latency 5 s to 3 s, two devices to one."""
+    problem = instances.make_problem([[1.0, 2.0], [3.0, 4.0]], 1, 10, objective=Objective("balanced"))
+    result = run("even", problem)
+    # 10·5/3 + 1·2/1
+    assert result.objective == pytest.approx(50 / 3 + 2)
+    assert (result.terms["latency_star_s"], result.terms["devices_star"]) == (3.0, 1.0)
 
 
 def _stage_sizes(result: Result[PlacementSolution]) -> Sequence[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,7 +12,7 @@ from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Objective, ObjectiveName
 from gpuplan.solvers.limits import Limits
-from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate
+from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate, terms
 from gpuplan.solvers.result import Report, Result, Value
 
 #: A rule's stages, or one sentence that says why there are none.
@@ -95,6 +94,17 @@ def check_prices(problem: DensePlacement) -> None:
         )
 
 
+def balanced_parts(problem: DensePlacement, worth: Evaluation, latency_s: float, devices: float) -> dict[str, float]:
+    """Return the reference values of the balanced objective and the two terms they make."""
+    goal = problem.objective
+    return {
+        "latency_star_s": latency_s,
+        "devices_star": float(devices),
+        "latency_term": goal.latency_weight * (worth.latency_s / latency_s),
+        "devices_term": goal.devices_weight * (worth.devices / devices),
+    }
+
+
 class Scorer:
     """Value of plans under the problem's objective; the balanced one's reference values are found once."""
 
@@ -121,33 +131,30 @@ class Scorer:
             raise InputError("the kv-capacity objective needs layers with KV, but kv_bytes_per_token is 0 everywhere")
         return (-float(tokens), worth.latency_s)
 
-    def _balanced(self, worth: Evaluation) -> float:
+    def terms(self, stages: Sequence[StageRange]) -> dict[str, float]:
+        """Return a plan's figures by name, the reference values of the balanced objective among them."""
+        stars: dict[str, float] = {}
+        if self.problem.objective.name == "balanced":
+            latency_s, devices = self._stars()
+            stars = balanced_parts(self.problem, evaluate(self.problem, stages), latency_s, devices)
+        return {**terms(self.problem, stages), **stars}
+
+    def _stars(self) -> tuple[float, int]:
         if self._references is None:
             self._references = references(self.problem)
-        latency_s, devices = self._references
+        return self._references
+
+    def _balanced(self, worth: Evaluation) -> float:
+        latency_s, devices = self._stars()
         if latency_s == 0.0:
             raise InputError("the balanced objective divides by the least latency, which is 0; give the layers times")
-        goal = self.problem.objective
-        return goal.latency_weight * worth.latency_s / latency_s + goal.devices_weight * worth.devices / devices
+        parts = balanced_parts(self.problem, worth, latency_s, devices)
+        return parts["latency_term"] + parts["devices_term"]
 
     def sort_key(self, worth: Evaluation) -> tuple[float, ...]:
         """Return the value as a tuple, ties broken by latency."""
         value = self.value(worth)
         return value if isinstance(value, tuple) else (value, worth.latency_s)
-
-
-def plan_terms(worth: Evaluation) -> dict[str, float]:
-    """Return a plan's figures by name."""
-    terms = {
-        "latency_s": worth.latency_s,
-        "bottleneck_s": worth.bottleneck_s,
-        "devices": float(worth.devices),
-    }
-    if not math.isnan(worth.price_per_hour):
-        terms["price_per_hour"] = worth.price_per_hour
-    if worth.kv_capacity_tokens is not None:
-        terms["kv_capacity_tokens"] = float(worth.kv_capacity_tokens)
-    return terms
 
 
 def refuse_front(problem: DensePlacement, name: str) -> None:
@@ -167,9 +174,9 @@ def finish(
     report = Report(name, seed=seed, wall_time_s=time.perf_counter() - started, work=work)
     if isinstance(outcome, str):
         return Result("no_solution", None, None, None, None, report, reasons=(f"{name}: {outcome}",))
-    worth = evaluate(problem, outcome)
-    value = Scorer(problem).value(worth)
-    return Result("feasible", PlacementSolution(outcome), value, None, None, report, terms=plan_terms(worth))
+    scorer = Scorer(problem)
+    value = scorer.value(evaluate(problem, outcome))
+    return Result("feasible", PlacementSolution(outcome), value, None, None, report, terms=scorer.terms(outcome))
 
 
 def run_rule(
