@@ -50,3 +50,12 @@ def test_a_document_that_is_no_object() -> None:
     """A list is no document."""
     with pytest.raises(InputError, match="expected a JSON object, got a list"):
         check_document([], "gpuplan/topology/1")
+
+
+def test_only_a_front_needs_no_objective(hand_problem: PlacementProblem) -> None:
+    """A problem without objective is complete when it asks for the front."""
+    document = placement_to_dict(hand_problem.dense())
+    del document["objective"]
+    with pytest.raises(InputError, match=r"\$\.objective: expected this key"):
+        check_document(document, "gpuplan/placement-problem/1")
+    check_document({**document, "front": True}, "gpuplan/placement-problem/1")
