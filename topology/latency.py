@@ -20,8 +20,19 @@ Edge = tuple[int, int, Link]
 
 #: Above this many relays Floyd-Warshall in NumPy loses to SciPy's Dijkstra (whose import costs 0.3 s).
 _MANY_RELAYS = 160
-#: Decimals of a latency in s that are kept: sums taken in another order then agree to the last bit.
-LATENCY_DECIMALS: Final = 18
+#: Significant digits of a sum of latencies that are kept: sums taken in another order then agree to the last bit.
+_DIGITS: Final = 14
+#: Stands for a latency of zero where a sparse matrix needs an entry, s.
+_NOTHING: Final = 1e-30
+
+
+def rounded(latency_s: Matrix) -> Matrix:
+    """Return sums of latencies to 14 significant digits; zero and inf stay what they are."""
+    result = latency_s.copy()
+    usual = np.isfinite(latency_s) & (latency_s > _NOTHING)
+    scale = 10.0 ** (_DIGITS - 1 - np.floor(np.log10(latency_s[usual])))
+    result[usual] = np.round(latency_s[usual] * scale) / scale
+    return result
 
 
 def latency_layers(topology: Topology, devices: Sequence[str]) -> list[tuple[float, Matrix]]:
@@ -103,7 +114,7 @@ def _relayed_latency(
         for relay in range(relays):
             np.minimum(trunk, trunk[:, relay, None] + trunk[relay], out=trunk)
         reach = _min_plus(spoke, trunk)
-    via = np.round(_min_plus(reach, spoke.T), LATENCY_DECIMALS)
+    via = rounded(_min_plus(reach, spoke.T))
     return np.minimum(via, via.T)
 
 
@@ -134,7 +145,8 @@ def _reach_sparse(spoke: Matrix, trunks: Sequence[Edge], bandwidth: float) -> Ma
     for tail, head, cost in edges:
         least[tail, head] = min(cost, least.get((tail, head), np.inf))
     ends = np.array(list(least), dtype=np.intp).reshape(-1, 2)
-    # A zero would vanish from a sparse matrix; the rounding of the sums removes its stand-in again.
-    weight = np.maximum(np.array(list(least.values())), 1e-30)
+    # A zero would vanish from a sparse matrix; its stand-in is taken out again below.
+    weight = np.maximum(np.array(list(least.values())), _NOTHING)
     graph = coo_array((weight, (ends[:, 0], ends[:, 1])), shape=(devices + relays, devices + relays)).tocsr()
-    return np.asarray(dijkstra(graph, directed=True, indices=np.arange(relays, relays + devices)))[:, :relays]
+    found = np.asarray(dijkstra(graph, directed=True, indices=np.arange(relays, relays + devices)))[:, :relays]
+    return np.where(found < _NOTHING * (devices + relays + 1), 0.0, found)

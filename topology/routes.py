@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuplan.errors import UsageError
 from gpuplan.topology.graph import Link, Topology
-from gpuplan.topology.latency import LATENCY_DECIMALS, Matrix, latency_layers
+from gpuplan.topology.latency import Matrix, latency_layers, rounded
 from gpuplan.topology.paths import Adjacency, adjacency, shortest_from
 
 
@@ -200,11 +200,12 @@ def _as_route(source: str, links: Sequence[Link]) -> Route:
     names = [source]
     for link in links:
         names.append(link.b if link.a == names[-1] else link.a)
+    total = math.fsum(link.latency_s for link in links)
     return Route(
         tuple(names),
         tuple(link.kind for link in links),
         tuple(link.code for link in links),
         min(link.bandwidth_bytes_per_s for link in links),
-        round(math.fsum(link.latency_s for link in links), LATENCY_DECIMALS),
+        links[0].latency_s if len(links) == 1 else float(rounded(np.array(total))),
         tuple(links),
     )

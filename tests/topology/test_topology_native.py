@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,8 @@ def test_links_not_given_are_assumed_and_said() -> None:
     topology = topology_from_dict(document)
     assert [link.code for link in topology.links] == ["PHB"]
     assert "PHB" in topology.notes[0]
+    document["links"] = [{"between": ["gpu0", "gpu1"], "kind": "PIX"}]
+    assert not topology_from_dict(document).notes
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,9 @@ HAND_WRITTEN = {
         {"schema": "gpuplan/topology/1", "hosts": [{"name": "a/b", "devices": []}]}, "$.hosts[0].name",
     ),
     "devices beside hosts": (box(hosts=[{"devices": [{"kind": "l4"}]}]), "$.devices"),
+    "default link null": (box(default_link=None), "$.default_link"),
+    "nvswitch null": (box(nvswitch=None), "$.nvswitch"),
+    "a million devices": (box(devices=[{"kind": "l4", "count": 10**6}]), "$.devices[0].count"),
     "nics a word": (box(nics="many"), "$.nics"),
     "nic link no code": (box(nics=1, nic_link="NV4"), "$.nic_link"),
     "name empty": (box(name=""), "$.name"),
@@ -291,3 +298,17 @@ def test_a_second_link_between_a_pair_is_refused() -> None:
     document["links"].append({**document["links"][0], "a": document["links"][0]["b"], "b": document["links"][0]["a"]})
     with pytest.raises(InputError, match="a second link"):
         topology_from_dict(document)
+
+
+# ---------------------------------------------------------------------------------------------------------------- docs
+
+
+def test_the_documents_of_the_page_are_read(write: Callable[[str, str], Path]) -> None:
+    """Every gpuplan YAML example of docs/topology.md loads as it stands there."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "topology.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    documents = [textwrap.dedent(block) for block in blocks if "schema:" in block]
+    assert len(documents) == 2
+    counts = [load_topology(write("page.yaml", document)).num_devices for document in documents]
+    # Three of four devices in the box; two hosts of eight and one of four.
+    assert counts == [3, 20]

@@ -22,6 +22,7 @@ from gpuplan.topology.readers.native_links import (
     default_links,
     explicit_links,
     link_numbers,
+    remark_assumed,
 )
 from gpuplan.topology.replicate import fabric_numbers, join_hosts
 from gpuplan.topology.serialize import check_schema, checked, is_normalised, read_normalised
@@ -121,8 +122,8 @@ def _read_host(entry: Mapping[str, Any], name: str, path: str, catalog: Catalog,
     default_links(host, entry, catalog)
     add_nvswitch(host, entry, catalog)
     add_nics(host, entry, catalog)
-    if path != "$" or not isinstance(entry.get("hosts", 1), (list, tuple)):
-        explicit_links([host], entry.get("links", []), f"{path}.links", catalog)
+    named = explicit_links([host], entry.get("links", []), f"{path}.links", catalog)
+    remark_assumed(host, entry, named)
     return host
 
 

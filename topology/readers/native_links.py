@@ -21,6 +21,7 @@ from gpuplan.topology.link_numbers import (
 )
 
 NONE: Final = "none"
+_ASSUMED: Final = "PHB"
 _LINK_KEYS: Final = ("between", "a", "b", "kind", "links", "bandwidth_bytes_per_s", "latency_s")
 #: Counts beyond this are typing errors.
 _MOST_LINKS: Final = 1024
@@ -45,13 +46,9 @@ def _pair(a: str, b: str) -> tuple[str, str]:
 
 def default_links(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
     """Join every two devices by ``default_link``; without it through the host bridge, unless an NVSwitch does."""
-    code = entry.get("default_link")
-    if code is None:
-        if entry.get("nvswitch") is not None or len(host.devices) < 2:
-            return
-        if not entry.get("links"):
-            host.notes.append("no links are given: GPUs of a host are taken to meet at the PCIe host bridge (PHB)")
-        code = "PHB"
+    if "default_link" not in entry and "nvswitch" in entry:
+        return
+    code = entry.get("default_link", _ASSUMED)
     path = f"{host.path}.default_link"
     checks.text(code, path)
     if code == NONE:
@@ -64,10 +61,9 @@ def default_links(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> Non
 
 def add_nvswitch(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
     """Join every device to one NVSwitch by so many links; half of an NVLink's latency each way."""
-    value = entry.get("nvswitch")
-    if value is None:
+    if "nvswitch" not in entry:
         return
-    count = checks.integer(value, f"{host.path}.nvswitch", maximum=_MOST_LINKS)
+    count = checks.integer(entry["nvswitch"], f"{host.path}.nvswitch", maximum=_MOST_LINKS)
     switch = f"{host.name}/nvswitch0"
     host.relays.append(Component(switch, "nvswitch", host.name))
     for device in host.devices:
@@ -111,8 +107,18 @@ def _named_link(
     return from_kind(catalog.links[name], count)
 
 
-def explicit_links(hosts: list[Host], values: object, path: str, catalog: Catalog) -> None:
-    """Read a list of links over the defaults of the hosts; a pair may be named once."""
+def remark_assumed(host: Host, entry: Mapping[str, Any], named: set[tuple[str, str]]) -> None:
+    """Note when pairs of a host have the default link although the document names none."""
+    if {"default_link", "nvswitch"} & set(entry):
+        return
+    count = len(host.devices)
+    own = {device.name for device in host.devices}
+    if sum(a in own and b in own for a, b in named) < count * (count - 1) // 2:
+        host.notes.append("pairs without a link of their own are taken to meet at the PCIe host bridge (PHB)")
+
+
+def explicit_links(hosts: list[Host], values: object, path: str, catalog: Catalog) -> set[tuple[str, str]]:
+    """Read a list of links over the defaults of the hosts and return the pairs it names, each at most once."""
     named: set[tuple[str, str]] = set()
     for position, value in enumerate(checks.sequence(values, path)):
         here = f"{path}[{position}]"
@@ -126,6 +132,7 @@ def explicit_links(hosts: list[Host], values: object, path: str, catalog: Catalo
                     raise InputError(f"a second link between {a} and {b}; give one", place=here)
                 named.add(pair)
                 _join(hosts, entry, a, b, here, catalog)
+    return named
 
 
 def _join(hosts: list[Host], entry: Mapping[str, Any], a: str, b: str, path: str, catalog: Catalog) -> None:
