@@ -28,8 +28,10 @@ def _likeness(typed: str, known: str) -> float:
 
 def unknown(what: str, name: str, names: Iterable[str]) -> str:
     """Return the sentence that says `name` is no known `what` and names the closest."""
-    near = closest(name, names)
-    mend = f"did you mean {' or '.join(near)}?" if near else "`gpuplan list` shows what there is"
+    pool = list(names)
+    near = closest(name, pool)
+    some = ", ".join(pool[:4]) + (", …" if len(pool) > 4 else "")
+    mend = f"did you mean {' or '.join(near)}?" if near else f"`gpuplan list` shows what there is ({some})"
     return f"unknown {what} {name!r}; {mend}"
 
 
