@@ -1,0 +1,124 @@
+"""``gpuplan compare``: every solver and baseline on one instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpuplan.cli.errors import ExitCode, say_error
+from gpuplan.cli.options import (
+    ModelOptions,
+    ProblemOptions,
+    SearchOptions,
+    TopologyOptions,
+    format_option,
+    limit_options,
+    model_options,
+    problem_options,
+    topology_options,
+)
+from gpuplan.cli.output import Output
+from gpuplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpuplan.profiles import DensePlacement, PlacementProblem
+    from gpuplan.solvers.placement.compare import ComparisonRow
+
+
+@click.command("compare")
+@click.argument("words", nargs=-1, metavar="MODEL CLUSTER | PROBLEM.json")
+@click.option("--solvers", metavar="A,B,…", help="Only these; see gpuplan list solvers.")
+@problem_options
+@model_options
+@topology_options
+@limit_options
+@format_option
+def compare_command(
+    words: tuple[str, ...],
+    solvers: str | None,
+    ask: ProblemOptions,
+    shape: ModelOptions,
+    where: TopologyOptions,
+    search: SearchOptions,
+    form: str,
+) -> int:
+    """Run every solver and baseline on one instance; each answer is recomputed by the verifier.
+
+    The instance is MODEL on CLUSTER, or a problem file. The limits hold for each solver.
+    """
+    output = Output(data=form == "json")
+    names = None if solvers is None else [name.strip() for name in solvers.split(",") if name.strip()]
+    problem, objective = _instance(words, ask, shape, where, output)
+    rows = _run(problem, names, search)
+    _print(rows, objective, output)
+    return _verdict(rows)
+
+
+def _instance(
+    words: tuple[str, ...], ask: ProblemOptions, shape: ModelOptions, where: TopologyOptions, output: Output
+) -> tuple[DensePlacement | PlacementProblem, str]:
+    """Return the problem and the name of its objective."""
+    from gpuplan.cli.inputs import is_problem_file, read_problem
+
+    if len(words) == 2:
+        problem = read_problem(*words, where, shape, ask, output)
+        return problem, problem.objective_name
+    if len(words) != 1 or not is_problem_file(words[0]):
+        got = "nothing" if not words else " ".join(words)
+        raise UsageError(f"expected MODEL and CLUSTER, or one problem file ending in .json, got {got}")
+    if (ask, shape, where) != (ProblemOptions(), ModelOptions(), TopologyOptions()):
+        raise UsageError("a problem file has its numbers already: options on model, cluster or workload do not apply")
+    from gpuplan.profiles import load_problem
+
+    dense = load_problem(words[0])
+    return dense, dense.objective.name
+
+
+def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> list[ComparisonRow]:
+    from gpuplan.cli.interrupt import Interrupt
+    from gpuplan.cli.progress import SearchProgress
+    from gpuplan.solvers import Progress, compare
+
+    with Interrupt("the solvers finished so far") as interrupt, SearchProgress("comparing") as progress:
+        return compare(
+            problem,
+            names,
+            time_limit_s=search.time_limit,
+            work_limit=search.work_limit,
+            threads=search.threads,
+            seed=search.seed,
+            cancel=interrupt,
+            on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
+        )
+
+
+def _print(rows: Sequence[ComparisonRow], objective: str, output: Output) -> None:
+    from gpuplan.cli.compare_view import compare_report, compare_table, notes
+    from gpuplan.cli.style import bullets
+
+    output.document({"objective": objective, "solvers": compare_report(rows)})
+    output.show(compare_table(rows, objective))
+    remarks = notes(rows)
+    if remarks:
+        output.show("", bullets(remarks))
+
+
+def _verdict(rows: Sequence[ComparisonRow]) -> int:
+    """Return the exit code: a refused answer is worst, then no answer at all."""
+    wrong = [row.name for row in rows if row.verified is False]
+    if wrong:
+        say_error(f"the verifier refuses the answer of {', '.join(wrong)}")
+        return ExitCode.VERIFICATION
+    if any(row.verified for row in rows):
+        return ExitCode.DONE
+    proofs = [row for row in rows if row.status == "infeasible"]
+    if proofs:
+        say_error(f"no plan exists (proven by {proofs[0].name}): {proofs[0].note}")
+        return ExitCode.INFEASIBLE
+    if rows and all(row.status == "refused" for row in rows):
+        say_error(f"no solver takes this problem: {rows[0].note}")
+        return ExitCode.UNSUPPORTED
+    say_error("no solver found a plan within its limits")
+    return ExitCode.NO_SOLUTION

@@ -13,10 +13,12 @@ import click
 class Interrupt:
     """A flag that Ctrl-C sets while the block runs; pass the object itself as a search's ``cancel``.
 
+    `keeping` says what is handed over.
     Outside the main thread (where Python allows no signal handlers) it is a flag that nothing sets.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeping: str = "the best plan so far") -> None:
+        self._keeping = keeping
         self.requested = False
         self._previous: Any = None
         self._installed = False
@@ -41,4 +43,4 @@ class Interrupt:
         self.requested = True
         # The operating system's own handler works even while native code holds the interpreter.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        click.echo("gpuplan: stopping with the best plan so far (Ctrl-C again to kill)", err=True)
+        click.echo(f"gpuplan: stopping with {self._keeping} (Ctrl-C again to kill)", err=True)

@@ -74,7 +74,7 @@ def map_command(
     show_notes(run, output)
     write_stats(search.stats, run, "map")
     if run.result.plan is None:
-        return _without_plan(run, output)
+        return _without_plan(problem, run, output)
     explanation = _explained(problem, run) if explain else None
     _write(run.result.plan, output_path)
     _print(problem, run, output, explanation)
@@ -89,9 +89,12 @@ def _solve(problem: PlacementProblem, **limits: Any) -> Any:
     return solve(problem, **limits)
 
 
-def _without_plan(run: Search, output: Output) -> int:
+def _without_plan(problem: PlacementProblem, run: Search, output: Output) -> int:
     from gpuplan.cli.solving import failure_document
+    from gpuplan.solvers.placement.explain_fit import would_fit
 
+    if run.result.status == "infeasible":
+        run.add_reason(would_fit(problem))
     output.document(failure_document(run.result))
     return run.exit_code()
 

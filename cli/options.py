@@ -146,18 +146,24 @@ problem_options = _collect(
     click.option("--for", "runtime", metavar="RUNTIME", help="Keep to what this runtime can hold."),
 )
 
-search_options = _collect(
-    SearchOptions,
-    "search",
-    click.option("--solver", default="auto", show_default=True, metavar="NAME", help="See gpuplan list solvers."),
+_LIMITS = (
     click.option("--time-limit", type=Seconds(), default=60.0, show_default=True, help="Seconds to search at most."),
     click.option("--work-limit", type=Whole(), help="Labels or nodes to expand at most (repeatable, unlike time)."),
     click.option("--threads", type=Whole(), default=1, show_default=True),
     click.option("--seed", type=Whole(0), default=0, show_default=True),
+)
+
+search_options = _collect(
+    SearchOptions,
+    "search",
+    click.option("--solver", default="auto", show_default=True, metavar="NAME", help="See gpuplan list solvers."),
+    *_LIMITS,
     click.option("--warm-start", metavar="PLAN", help="Start from this plan."),
     click.option("--write-model", metavar="FILE", help="Also write the problem: .json, or .lp/.mps as a MILP."),
     click.option("--stats", metavar="FILE", help="Also write times and work as JSON."),
 )
+
+limit_options = _collect(SearchOptions, "search", *_LIMITS)
 
 format_option = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.cli.errors import ExitCode, InterruptedSearchError, say_error
@@ -23,6 +24,11 @@ class Search:
         self.result = result
         self.interrupted = interrupted
         self._options = options
+
+    def add_reason(self, sentence: str | None) -> None:
+        """Add what is known beside the solver's own reasons."""
+        if sentence is not None:
+            self.result = replace(self.result, reasons=(*self.result.reasons, sentence))
 
     @property
     def stopped(self) -> str:

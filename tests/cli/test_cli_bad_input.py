@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -243,11 +244,24 @@ def test_model_that_does_not_fit_says_how_much_is_short(map_refused):
     assert "GiB short" in map_refused(4, "llama-3.1-405b", "4x3090-uellm")
 
 
-def test_model_that_does_not_fit_says_what_would(map_refused):
-    """Where the weights fit and the KV does not, the batch or KV that would fit is said."""
-    # Llama-3.1-8B: 15 GiB of weights on 21.6 GiB; 128 KiB·2048 tokens·1024 sequences = 256 GiB of KV.
-    line = map_refused(4, "llama-3.1-8b", "8xl4", "--batch", "1024", "--prompt", "1024", "--output", "1024")
-    assert "batch" in line
+def test_model_that_does_not_fit_says_what_would(map_refused, run):
+    """Where the weights fit and the workload does not, the largest batch that fits is said: one more has no map."""
+    # Llama-3.1-8B: 128 KiB·2048 tokens·1024 sequences = 256 GiB of KV on eight cards of 20 GiB.
+    words = ("llama-3.1-8b", "8xl4", "--prompt", "1024", "--output", "1024")
+    line = map_refused(4, *words, "--batch", "1024")
+    batch = int(re.search(r"a batch of ([\d,]+) would fit", line)[1].replace(",", ""))
+    assert run("map", *words, "--batch", batch).exit_code == 0
+    assert run("map", *words, "--batch", batch + 1).exit_code == 4
+
+
+def test_prompt_that_does_not_fit_says_what_would(map_refused, run):
+    """Where one sequence is too long, the longest prompt that fits is said: one token more has no map."""
+    # 15 GiB of weights on one card of 20.2 GiB leave a few GiB: 128 KiB a token make some 25,000 tokens.
+    words = ("llama-3.1-8b", "8xl4", "--max-devices", "1")
+    line = map_refused(4, *words, "--prompt", "100000")
+    prompt = int(re.search(r"a batch of 1 with a prompt of ([\d,]+) tokens would fit", line)[1].replace(",", ""))
+    assert run("map", *words, "--prompt", prompt).exit_code == 0
+    assert run("map", *words, "--prompt", prompt + 1).exit_code == 4
 
 
 def test_infeasible_as_json(run, tmp_path):

@@ -307,3 +307,43 @@ def test_hosts_need_a_fabric(refused):
     """Hosts without a network between them, or a network without hosts, are refused."""
     assert "--fabric" in refused(2, "topology", "convert", "dgx-a100", "-o", "two.yaml", "--hosts", "2")
     assert "--hosts" in refused(2, "topology", "convert", "dgx-a100", "-o", "two.yaml", "--fabric", "infiniband-ndr")
+
+
+def test_compare_runs_every_solver(run, examples):
+    """Compare answers with all that ships, each verified; the exact ones agree and no rule beats them."""
+    problem = examples / "three-unlike-devices" / "problem.json"
+    rows = json.loads(run("compare", problem, "--format", "json").stdout)["solvers"]
+    assert {"auto", "dp", "even", "memory", "accelerate-sequential", "accelerate-balanced", "bgs", "published"} <= {
+        row["name"] for row in rows
+    }
+    assert all(row["verified"] for row in rows if row["objective"] is not None)
+    best = min(row["objective"] for row in rows if row["objective"] is not None)
+    assert all(row["objective"] == pytest.approx(best, rel=1e-6) for row in rows if row["status"] == "optimal")
+
+
+def test_compare_model_on_cluster_as_table(run):
+    """The table has one line a solver within 80 columns, the best is named, and no gap is claimed for rules."""
+    outcome = run("compare", "llama-3.1-70b", "dgx-a100", "--solvers", "auto,even,bgs", "--objective", "efficiency")
+    assert outcome.exit_code == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"auto +optimal +2 devices, .* best", outcome.stdout)
+    # Eight devices instead of two.
+    assert re.search(r"even +a plan +8 devices, .* 300.0 %", outcome.stdout)
+
+
+def test_compare_without_any_plan_is_infeasible(run):
+    """When nothing fits, the exit code is 4 and the reason is said once."""
+    outcome = run("compare", "llama-3.1-405b", "4x3090-uellm", "--solvers", "auto,dp,even")
+    assert outcome.exit_code == 4
+    assert outcome.stdout.count("short in total") == 1
+    assert "auto, dp: " in outcome.stdout
+
+
+def test_compare_names_what_it_takes(refused, examples):
+    """One word that is no problem file, unknown solvers and options without a meaning are usage errors."""
+    problem = examples / "three-unlike-devices" / "problem.json"
+    assert "MODEL and CLUSTER" in refused(2, "compare", "llama-3.1-8b")
+    assert "MODEL and CLUSTER" in refused(2, "compare")
+    assert "did you mean even" in refused(2, "compare", problem, "--solvers", "evn")
+    assert "do not apply" in refused(2, "compare", problem, "--batch", "2")

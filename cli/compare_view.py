@@ -1,0 +1,88 @@
+"""Solvers side by side, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.cli.certificate import format_value, percent
+from gpuplan.cli.solving import value_to_json
+from gpuplan.cli.style import plain_table
+from gpuplan.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuplan.solvers.placement.compare import ComparisonRow
+    from gpuplan.solvers.result import Value
+
+
+def compare_report(rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
+    """Return the rows as JSON values."""
+    return [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "status": row.status,
+            "objective": value_to_json(row.objective),
+            "bound": value_to_json(row.bound),
+            "gap": value_to_json(row.gap),
+            "wall_time_s": row.wall_time_s,
+            "verified": row.verified,
+            "note": row.note,
+        }
+        for row in rows
+    ]
+
+
+def compare_table(rows: Sequence[ComparisonRow], objective: str) -> Table:
+    """Return one line a solver: what it claims, its value and how far it is from the best, time, the verdict."""
+    right = ("objective", "over best", "time")
+    table = plain_table("solver", "claim", "objective", "over best", "time", "check", right=right)
+    table.columns[0].no_wrap = True
+    values = [as_tuple(row.objective) for row in rows if row.objective is not None]
+    best = min(values) if values else None
+    for row in rows:
+        table.add_row(
+            row.name,
+            claim(row),
+            format_value(row.objective, objective) if row.objective is not None else "",
+            "" if row.objective is None or best is None else over(as_tuple(row.objective), best),
+            format_seconds(row.wall_time_s) if row.wall_time_s else "",
+            {True: "✔", False: "✘", None: ""}[row.verified],
+        )
+    return table
+
+
+def claim(row: ComparisonRow) -> str:
+    """Return what a solver says of its answer: proven, within a gap, or nothing."""
+    if row.status == "feasible":
+        return "a plan" if row.gap is None else f"gap {percent(row.gap)}"
+    return row.status.replace("_", " ")
+
+
+def notes(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return the solvers' remarks, equal ones once."""
+    speakers: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            speakers.setdefault(row.note.removeprefix(f"{row.name}: "), []).append(row.name)
+    return [f"{', '.join(names)}: {note}" for note, names in speakers.items()]
+
+
+def as_tuple(value: Value) -> tuple[float, ...]:
+    """Return an objective's value as a tuple that compares lexicographically."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def over(value: tuple[float, ...], best: tuple[float, ...]) -> str:
+    """Return how far a value is above the best one, in its first component that differs.
+
+    >>> over((2.0, 1.5), (2.0, 1.0)), over((3.0,), (3.0,))
+    ('50.0 %', 'best')
+    """
+    for mine, least in zip(value, best, strict=True):
+        share = abs(mine - least) / abs(least) if least else float("inf")
+        if share > 1e-9:
+            return f"{share * 100:.1f} %" if share >= 5e-4 else "< 0.1 %"
+    return "best"

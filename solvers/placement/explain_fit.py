@@ -1,0 +1,62 @@
+"""What workload would fit where the one asked for does not: the largest batch, or the longest prompt at batch 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gpuplan.solvers.placement.packing import Packing
+
+if TYPE_CHECKING:
+    from gpuplan.profiles import PlacementProblem, Workload
+
+
+def largest_workload(problem: PlacementProblem) -> Workload | None:
+    """Return the largest workload with a plan, for a problem that has none.
+
+    The batch shrinks first; where one sequence does not fit either, its prompt does. Workspace and KV are those of the
+    smaller workload, and every candidate is decided by the exact check of memory, routes and limits; more of either
+    never fits when less does not, so bisection finds the largest.
+
+    Returns
+    -------
+    Workload or None
+        None when not even one sequence of one prompt token fits, or when that could not be decided.
+    """
+    work = problem.workload
+    batch = _largest(work.batch - 1, lambda b: _fits(problem, replace(work, batch=b)))
+    if batch is not None:
+        return replace(work, batch=batch)
+    prompt = _largest(work.prompt_tokens - 1, lambda s: _fits(problem, replace(work, batch=1, prompt_tokens=s)))
+    return None if prompt is None else replace(work, batch=1, prompt_tokens=prompt)
+
+
+def would_fit(problem: PlacementProblem) -> str | None:
+    """Return a sentence about the largest workload that fits, or None when none does.
+
+    Examples
+    --------
+    "a batch of 12 would fit" or "a batch of 1 with a prompt of 7,168 tokens would fit"
+    """
+    best = largest_workload(problem)
+    if best is None:
+        return None
+    if best.prompt_tokens == problem.workload.prompt_tokens:
+        return f"a batch of {best.batch:,} would fit"
+    return f"a batch of {best.batch} with a prompt of {best.prompt_tokens:,} tokens would fit"
+
+
+def _fits(problem: PlacementProblem, workload: Workload) -> bool:
+    return bool(Packing(problem.replace(workload=workload).dense()).fits())
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int | None:
+    """Return the largest number in 1..most that fits, when every smaller one does, too; None when 1 does not."""
+    if most < 1 or not fits(1):
+        return None
+    low, high = 1, most + 1  # low fits, high does not or is not asked for
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
