@@ -4,7 +4,7 @@ A pipeline is a circuit through a depot and the used devices; an unused device l
 comes after d), f[d] and l[d] (d first, last), y[d,i,j] (d holds layers i..j−1, only blocks that fit).
 
     circuit(a, f, l, loops)
-    Σ_{i,j} y[d,i,j] = 1 when d is used, none otherwise
+    Σ_{i,j} y[d,i,j] = 1 when d is used, none otherwise;  Σ_{d, i ≤ l < j} y[d,i,j] = 1 for every layer l
     f[d] ⇔ d's block starts at 0,  l[d] ⇔ it ends at n
     a[d,e] ⇒ d's block ends where e's starts
     z[d,e,i] ≥ a[d,e] ∧ (d's block ends at i): the hand-over pays its time;  r[d,e] ≥ l[d] ∧ f[e]: the return hop
@@ -115,6 +115,9 @@ class Model:
                 self.ends[d, i] = self._any(f"e_{d}_{i}", [y for key, y in mine if key[2] == i])
             self.model.add(self.first[d] == starts[d, 0])
             self.model.add(self.last[d] == self.ends[d, n])
+        for layer in range(n):
+            # Follows from the circuit, but ties the blocks to the layers directly: far better bounds.
+            self.model.add_exactly_one([y for (_, i, j), y in self.y.items() if i <= layer < j])
         for (d, e), after in self.after.items():
             for i in range(1, n):
                 self.model.add_bool_or([after.negated(), self.ends[d, i].negated(), starts[e, i]])
