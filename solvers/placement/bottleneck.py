@@ -13,7 +13,7 @@ import numpy as np
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.core import Query
 from gpuplan.solvers.placement.outcome import Outcome, status_of
-from gpuplan.solvers.placement.query import Session
+from gpuplan.solvers.placement.query import Answer, Session
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 from gpuplan.solvers.placement.windows import memory_windows
 
@@ -39,18 +39,32 @@ def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
 
 def minimise_bottleneck(session: Session, hint: ClassPath | None) -> Outcome:
     """Least bottleneck, then latency at that bottleneck (1e-9 relative)."""
-    start = session.ask(Query(), hint=hint)
-    if start.path is None:
-        return Outcome(status_of(start), None, None)
-    search = _CapSearch(session, start.path)
-    search.run()
-    answer = session.ask(Query(cap_s=search.best * (1.0 + TIE)), hint=search.path)
-    path = answer.path if answer.path is not None else search.path
-    if search.lower < search.best * (1.0 - 1e-10):
-        return Outcome("feasible", path, (search.lower, 0.0))
+    least = _in_one_pass(session) if session.runs_small(Query(bottleneck=True)) else _by_caps(session, hint)
+    if least.path is None:
+        return Outcome(status_of(least), None, None)
+    if not least.proven:
+        return Outcome("feasible", least.path, (max(least.bound, 0.0), 0.0))
+    answer = session.ask(Query(cap_s=least.value * (1.0 + TIE)), hint=least.path)
+    path = answer.path if answer.path is not None else least.path
     latency = answer.bound if math.isfinite(answer.bound) else 0.0
     proven = answer.proven and answer.path is not None
-    return Outcome("optimal" if proven else "feasible", path, (search.best, latency))
+    return Outcome("optimal" if proven else "feasible", path, (least.value, latency))
+
+
+def _in_one_pass(session: Session) -> Answer:
+    """Least bottleneck by the level search on maxima."""
+    return session.ask(Query(bottleneck=True))
+
+
+def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
+    """Least bottleneck by feasibility questions."""
+    start = session.ask(Query(), hint=hint)
+    if start.path is None:
+        return start
+    search = _CapSearch(session, start.path)
+    search.run()
+    proven = search.lower >= search.best * (1.0 - 1e-10)
+    return Answer(search.best, search.path, search.lower, proven)
 
 
 class _CapSearch:

@@ -44,6 +44,8 @@ class Query:
         (weights by class, limit): Σ weights over used devices ≤ limit·(1 + 1e-12); or None.
     any_plan
         Whether the first plan found will do.
+    bottleneck
+        Whether stages are valued by the cycle and a plan by its largest stage instead of the sum.
     """
 
     time_weight: float = 1.0
@@ -53,6 +55,7 @@ class Query:
     max_stages: int | None = None
     budget: tuple[tuple[float, ...], float] | None = None
     any_plan: bool = False
+    bottleneck: bool = False
 
     def limited_to(self, max_stages: int) -> Query:
         """Return the query with at most `max_stages` stages."""
@@ -168,18 +171,11 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     """Assemble the arrays of a query with memory for M micro-batches."""
     low = memory_windows(tables, micro_batches, query.capacity_tokens)
     cap = None if math.isinf(query.cap_s) else cap_windows(tables, low, query.cap_s)
-    timing, weight = tables.latency, query.time_weight
+    timing, weight = tables.cycle if query.bottleneck else tables.latency, query.time_weight
     entry = np.zeros(tables.num_classes) if query.entry is None else np.array(query.entry, dtype=np.float64)
     most = tables.max_stages if query.max_stages is None else min(tables.max_stages, query.max_stages)
     routed = np.where(np.isinf(timing.hop_s), np.inf, 0.0) if weight == 0.0 else timing.hop_s * weight
-    back = timing.back
-    cycle_back = tables.cycle.back
-    if back is None and cycle_back is not None and np.isinf(cycle_back).any():
-        back = np.where(np.isinf(cycle_back), np.inf, 0.0)
-    if back is not None:
-        back = np.where(np.isinf(back), np.inf, 0.0) if weight == 0.0 else back * weight
-        if not back.any():
-            back = None
+    back = _return_times(tables, query)
     weights, limit = (None, math.inf) if query.budget is None else (np.array(query.budget[0]), query.budget[1])
     return Core(
         tables.counts,
@@ -188,7 +184,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
         np.ascontiguousarray(routed),
         timing.hop_s_per_byte * weight,
         timing.boundary,
-        None if back is None else np.ascontiguousarray(back),
+        back,
         entry,
         low,
         tables.last_marked,
@@ -201,6 +197,18 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     )
 
 
+def _return_times(tables: ClassTables, query: Query) -> FloatArray | None:
+    """Return hop by (last, first) as the query values it; a route missing for latency or cycle is missing."""
+    timing = tables.cycle if query.bottleneck else tables.latency
+    other = tables.latency if query.bottleneck else tables.cycle
+    if timing.back is None and other.back is None:
+        return None
+    times = np.zeros_like(tables.latency.hop_s) if timing.back is None else timing.back
+    blocked = np.isinf(times) if other.back is None else np.isinf(times) | np.isinf(other.back)
+    times = np.where(blocked, np.inf, 0.0 if query.time_weight == 0.0 else query.time_weight * times)
+    return np.ascontiguousarray(times) if times.any() else None
+
+
 def _step(entry: FloatArray) -> float:
     """Return the common step of all values when only equal entry costs count; 0 when there is none to use."""
     return float(entry[0]) if (entry == entry[0]).all() else 0.0
@@ -208,18 +216,18 @@ def _step(entry: FloatArray) -> float:
 
 def single_stage(tables: ClassTables, query: Query, micro_batches: int) -> tuple[float, ClassPath] | None:
     """Return the best plan of one stage, or None."""
-    problem, n = tables.problem, tables.num_layers
+    n = tables.num_layers
     if tables.last_marked[n] < 0 or (query.max_stages is not None and query.max_stages < 1):
         return None
     best: tuple[float, ClassPath] | None = None
     for c in range(tables.num_classes):
         if not _holds_all(tables, query, micro_batches, c):
             continue
-        value = query.time_weight * float(tables.latency.prefix[c, n])
+        timing = tables.cycle if query.bottleneck else tables.latency
+        value = query.time_weight * float(timing.prefix[c, n])
         value += 0.0 if query.entry is None else query.entry[c]
         if best is None or value < best[0]:
             best = (value, ((c, 0, n),))
-    assert problem.num_layers == n
     return best
 
 
@@ -279,6 +287,10 @@ def first_groups(core: Core) -> tuple[FirstGroup, ...]:
     A class of one device never returns to itself, so that entry of its column is free.
     """
     num, n = core.num_classes, core.num_layers
+    if core.back is None and (core.cap is None or (core.cap.ending == core.cap.ending[:, :1]).all()):
+        ending = core.low[:, -1] if core.cap is None else core.cap.ending[:, 0]
+        classes = tuple(int(c) for c in np.flatnonzero(core.pred < 0))
+        return (FirstGroup(classes, np.zeros(num), np.ascontiguousarray(ending)),)
     alone = core.counts == 1
     columns: list[FloatArray] = []
     groups: list[list[int]] = []

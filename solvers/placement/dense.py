@@ -13,7 +13,7 @@ from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate
 from gpuplan.solvers.placement.front import front_points
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import EngineName, Session
+from gpuplan.solvers.placement.query import SMALL_FRONT_CELLS, EngineName, Session
 from gpuplan.solvers.placement.tables import class_tables
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
@@ -70,7 +70,7 @@ def solve_front(
     ``optimal`` when the front is proven complete; ``feasible`` with the points found so far at a limit.
     """
     budget = Budget(limits)
-    session = Session(class_tables(problem), engine, budget, limits.threads)
+    session = Session(class_tables(problem), engine, budget, limits.threads, SMALL_FRONT_CELLS)
     points, proven, infeasible = front_points(session)
     report = make_report(session, seed, budget, engine)
     if points:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from gpuplan.plans.placement_solution import FrontPoint
@@ -27,17 +28,28 @@ def front_points(session: Session) -> tuple[tuple[FrontPoint, ...], bool, bool]:
 
 
 def _staircase(session: Session, devices: int, found: list[FrontPoint]) -> bool:
-    """Add the points of at most `devices` devices by falling bottleneck; return whether all of them are proven."""
-    query = Query().limited_to(devices)
+    """Add the points of at most `devices` devices by falling bottleneck; return whether all of them are proven.
+
+    Points on fewer devices, found before, give the latency to beat under each cap. Where they cannot be beaten, the
+    same holds for every cap down to the bottleneck of the one that sets that latency: the next cap is below it.
+    """
+    fewer = sorted(found, key=lambda point: point.latency_s)
+    cap_s = math.inf
     while True:
-        answer = session.ask(query)
+        rival = next((point for point in fewer if point.bottleneck_s <= cap_s), None)
+        upper = math.inf if rival is None else rival.latency_s
+        answer = session.ask(Query(cap_s=cap_s).limited_to(devices), upper)
         if answer.path is None:
-            return answer.infeasible
+            if not answer.proven or rival is None:
+                return answer.proven
+            cap_s = rival.bottleneck_s * (1.0 - TIE)
+            continue
         point = _point(session, answer.path)
         found.append(point)
+        session.budget.report("front", point.latency_s, None)
         if not answer.proven:
             return False
-        query = Query(cap_s=point.bottleneck_s * (1.0 - TIE)).limited_to(devices)
+        cap_s = point.bottleneck_s * (1.0 - TIE)
 
 
 def _point(session: Session, path: ClassPath) -> FrontPoint:

@@ -509,3 +509,45 @@ def compact(rows: Ints, offset: Ints, lo: Ints, hi: Ints, pool: Floats, new_offs
         for p in range(hi[r] - lo[r]):
             new_pool[at + p] = pool[offset[r] + p]
         at += hi[r] - lo[r]
+
+
+@njit(cache=True, nogil=True)
+def forward(
+    prefix: Floats,
+    hop_s: Floats,
+    hop_s_per_byte: Floats,
+    boundary: Floats,
+    weight: Floats,
+    low: Ints,
+    top: Ints,
+    capped: bool,
+    following: Ints,
+    allowed: Ints,
+    arrive: Floats,
+) -> None:
+    """Relaxed arrival costs, the mirror of `backward`.
+
+    arrive[d, i]: least cost to reach boundary i with d open there and paid for, each device usable again and again at
+    its class's weight; shape (C, n+1), written.
+    """
+    num, n = prefix.shape[0], prefix.shape[1] - 1
+    later = np.empty(n + 2)
+    for d in range(num):
+        for i in range(n + 1):
+            arrive[d, i] = INF
+    for f in allowed:
+        arrive[f, 0] = weight[f]
+    for j in range(1, n):
+        last = min(top[j], j - 1)
+        for d in range(num):
+            first = low[d, j]
+            later[last + 1] = INF
+            for i in range(last, first - 1, -1):
+                later[i] = min(later[i + 1], arrive[d, i] - prefix[d, i])
+            if last < first or later[first] == INF:
+                continue
+            for e in range(num):
+                start = following[d, e, j] if capped else first
+                if start <= last:
+                    hop = hop_s[d, e] + boundary[j] * hop_s_per_byte[d, e]
+                    arrive[e, j] = min(arrive[e, j], later[start] + prefix[d, j] + hop + weight[e])

@@ -21,12 +21,14 @@ from gpuplan.solvers.placement.core import Core, bits_of
 from gpuplan.solvers.placement.lagrangian import Relaxation
 from gpuplan.solvers.placement.tables import ClassPath
 
+#: Bits of a key.
+KEY_BITS = 64
 #: Operations of one kernel call: about 10 ms, so that limits are looked at often enough.
 CALL_WORK = 1.5e7
 #: Cells (float64) of one output buffer.
 BUFFER_CELLS = 2_000_000
-#: Cells all levels together may hold (4 GB) before the search gives up its proof.
-MOST_CELLS = 500_000_000
+#: Cells all levels together may hold (1 GB) before the search gives up its proof.
+MOST_CELLS = 125_000_000
 
 
 class Level(NamedTuple):
@@ -78,8 +80,8 @@ def key_layout(core: Core) -> tuple[IntArray, IntArray]:
 
 
 def fits_key(core: Core) -> bool:
-    """Return whether all counters fit one signed 64-bit key."""
-    return sum(bits_of(core.counts)) <= 63
+    """Return whether all counters fit one key; the sign bit serves, too, since keys are only told apart and sorted."""
+    return sum(bits_of(core.counts)) <= KEY_BITS
 
 
 def search(
@@ -125,12 +127,8 @@ class _Search:
             if len(level.keys) == 0:
                 break
             self.levels.append(level)
-            self.cells += len(level.pool)
             self._note_best(level, count)
             if count == self.core.max_stages or self._good_enough():
-                break
-            if self.budget.exhausted() or self.cells > MOST_CELLS:
-                self.dropped = min(self.dropped, float(level.bound.min()))
                 break
             level = self._next_level(level)
         if self.at is None:
@@ -175,11 +173,18 @@ class _Search:
 
     def _next_level(self, level: Level) -> Level:
         starts = np.flatnonzero(np.concatenate([[True], level.keys[1:] != level.keys[:-1], [True]])).astype(np.int64)
-        parts = self._expand_all(level, starts)
+        parts, complete = self._expand_all(level, starts)
+        if not complete:
+            # A limit: what was made so far is covered by the bounds of its parents; only a plan in it matters.
+            self.dropped = min(self.dropped, float(level.bound.min()))
         if not parts:
             return level.take(np.zeros(0, dtype=np.int64))
+        if not complete:
+            part = min(parts, key=lambda some: float(some.final.min()))
+            return part.take(np.array([int(np.argmin(part.final))]))
         joined = _join(parts)
         rows = np.arange(len(joined.keys))
+        self.cells -= len(joined.pool)
         if self.width is not None and len(rows) > self.width:
             ranked = np.argsort(joined.bound, kind="stable")
             rows = ranked[: self.width]
@@ -188,12 +193,12 @@ class _Search:
             if joined.final[best] < self.best and best not in rows:
                 rows = np.append(rows, best)
         rows = rows[np.argsort(joined.keys[rows], kind="stable")]
-        if len(rows) < len(joined.keys):
-            return _compact(joined, rows)
-        return joined.take(rows)
+        kept = _compact(joined, rows) if len(rows) < len(joined.keys) else joined.take(rows)
+        self.cells += len(kept.pool)
+        return kept
 
-    def _expand_all(self, level: Level, starts: IntArray) -> list[Level]:
-        """Extend every group, in calls short enough to look at the limits between them."""
+    def _expand_all(self, level: Level, starts: IntArray) -> tuple[list[Level], bool]:
+        """Extend every group, in calls short enough to look at the limits between them; False when one was reached."""
         core = self.core
         groups = len(starts) - 1
         work = core.num_classes * core.num_layers * (core.num_classes if core.cap is None else 6 * core.num_classes)
@@ -204,16 +209,19 @@ class _Search:
         cut = np.array([self.cut])
         at = 0
         while at < groups:
-            if self.budget.exhausted():
-                self.dropped = min(self.dropped, float(level.bound[starts[at] :].min()))
+            if self._stopped():
                 break
             part, at = self._expand_some(level, starts, at, min(groups, at + per_call), cut)
             parts.append(part)
+            self.cells += len(part.pool)
             self.budget.spend(len(part.keys))
         self.cut = float(cut[0])
-        return [part for part in parts if len(part.keys)]
+        return [part for part in parts if len(part.keys)], at >= groups
 
-    def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> list[Level]:
+    def _stopped(self) -> bool:
+        return self.cells > MOST_CELLS or self.budget.exhausted()
+
+    def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> tuple[list[Level], bool]:
         """Extend groups on several threads; every call starts from the same cut, so none depends on another."""
         groups = len(starts) - 1
 
@@ -229,14 +237,14 @@ class _Search:
         parts: list[Level] = []
         with ThreadPoolExecutor(self.threads) as pool:
             for wave in range(0, groups, per_call * self.threads):
-                if self.budget.exhausted():
-                    self.dropped = min(self.dropped, float(level.bound[starts[wave] :].min()))
-                    break
+                if self._stopped():
+                    return [part for part in parts if len(part.keys)], False
                 begins = range(wave, min(groups, wave + per_call * self.threads), per_call)
                 for found in pool.map(extend, begins):
                     parts += found
                     self.budget.spend(sum(len(part.keys) for part in found))
-        return [part for part in parts if len(part.keys)]
+                    self.cells += sum(len(part.pool) for part in found)
+        return [part for part in parts if len(part.keys)], True
 
     def _expand_some(self, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> tuple[Level, int]:
         core, relaxation = self.core, self.relaxation
@@ -307,13 +315,18 @@ class _Search:
             path.append((c, start, stop))
             if depth == 0:
                 break
-            key = int(level.keys[row]) - (1 << int(self.shift[c]))
+            key = np.bitwise_xor(level.keys[row], self._use(level.keys[row], c))
             level = self.levels[depth - 1]
-            begin, end = np.searchsorted(level.keys, [key, key + 1])
+            begin, end = np.searchsorted(level.keys, key, "left"), np.searchsorted(level.keys, key, "right")
             stop, after = start, c
             arrivals = [self._arrival(level, r, stop, c) for r in range(int(begin), int(end))]
             row = int(begin) + int(np.argmin(arrivals))
         return tuple(reversed(path))
+
+    def _use(self, key: np.int64, c: int) -> np.int64:
+        """Bits of a key that change when one device of class c is given back."""
+        used = (key >> self.shift[c]) & self.mask[c]
+        return np.int64((used ^ (used - 1)) << self.shift[c])
 
     def _start(self, level: Level, row: int, stop: int, after: int) -> tuple[float, int]:
         """Least cost of closing a label's stage at `stop` towards class `after` (−1: the end), and its start."""

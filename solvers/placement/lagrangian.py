@@ -21,8 +21,9 @@ from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, FirstGroup, trivial_upper
 from gpuplan.solvers.placement.tables import ClassPath
 
-#: Steps between two looks at the clock.
+#: Most steps between two looks at the clock, and operations of them all: about 20 ms.
 CHUNK = 40
+CHUNK_WORK = 2e7
 #: Steps without a better bound before the step length shrinks.
 PATIENCE = 15
 
@@ -108,7 +109,8 @@ class Relaxation:
         direction = np.zeros(len(self.arrays.limits))
         classes = np.zeros(core.num_layers + 1, dtype=np.int64)
         stops = np.zeros(core.num_layers + 1, dtype=np.int64)
-        for begin in range(0, steps, CHUNK):
+        chunk = max(1, min(CHUNK, int(CHUNK_WORK / (core.num_classes**2 * core.num_layers))))
+        for begin in range(0, steps, chunk):
             if state[kernels.DONE] or self.lower >= target or budget.exhausted():
                 break
             state[kernels.STAGES] = 0.0
@@ -129,7 +131,7 @@ class Relaxation:
                 self.arrays.limits,
                 core.max_stages,
                 self.arrays.trivial,
-                min(CHUNK, steps - begin),
+                min(chunk, steps - begin),
                 PATIENCE,
                 state,
                 self.multipliers,
@@ -140,7 +142,7 @@ class Relaxation:
                 classes,
                 stops,
             )
-            budget.spend(CHUNK)
+            budget.spend(chunk)
             if state[kernels.STAGES]:
                 self._take_path(classes, stops)
 

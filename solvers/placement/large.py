@@ -15,8 +15,8 @@ import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, first_groups
-from gpuplan.solvers.placement.labels import search
+from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups
+from gpuplan.solvers.placement.labels import KEY_BITS, fits_key, search
 from gpuplan.solvers.placement.lagrangian import (
     Arrays,
     Relaxation,
@@ -24,6 +24,8 @@ from gpuplan.solvers.placement.lagrangian import (
     joint_relaxation,
     kernel_arrays,
 )
+from gpuplan.solvers.placement.reduced import best_classes, restore, restrict, through, useful
+from gpuplan.solvers.placement.small import count_labels
 from gpuplan.solvers.placement.tables import ClassPath
 
 
@@ -43,6 +45,11 @@ LADDER = (
     Effort(800, 10_000),
     Effort(0, None),
 )
+#: With so few labels that the search costs less than good multipliers, a short ladder does.
+SHORT_LADDER = (Effort(6, None, searches=False), Effort(0, None))
+FEW_LABELS = 5_000.0
+#: Subgradient steps over all classes of a core that is too wide for one key.
+WIDE_STEPS = 300
 #: The solver ``beam`` stops here.
 BEAM_RUNGS = 3
 
@@ -70,7 +77,44 @@ def minimise(
     multipliers
         Multipliers of a similar core to start from; the best ones found are left here.
     """
-    return _Search(core, upper, budget, threads, rungs, hint, {} if multipliers is None else multipliers).run()
+    memory = {} if multipliers is None else multipliers
+    if fits_key(core):
+        return _Search(core, upper, budget, threads, rungs, hint, memory).run()
+    return _minimise_wide(core, upper, budget, threads, rungs, hint, memory)
+
+
+def _minimise_wide(
+    core: Core,
+    upper: float,
+    budget: Budget,
+    threads: int,
+    rungs: int,
+    hint: ClassPath | None,
+    memory: dict[str, FloatArray],
+) -> CoreOutcome:
+    """Minimise a core whose counters need more than one key: search the classes that matter."""
+    whole = _Search(core, upper, budget, threads, rungs, hint, memory)
+    joint = whole.bound_jointly(WIDE_STEPS)
+    lower = max(joint.lower, joint.relax_plainly())
+    if lower == math.inf or whole.settled(lower) or whole.found_any():
+        return whole.outcome(lower)
+    for _ in range(2):
+        costs = through(joint)
+        keep = np.flatnonzero(useful(core, costs, whole.target()))
+        exact = sum(bits_of(core.counts[keep])) <= KEY_BITS
+        keep = keep if exact else best_classes(core, costs)
+        part = _Search(
+            restrict(core, keep), whole.best, budget, threads, rungs if exact else BEAM_RUNGS, None, {}
+        ).run()
+        if part.path is not None:
+            whole.offer(part.value, restore(part.path, keep))
+        if exact:
+            return whole.outcome(math.inf if part.proven else max(lower, part.bound))
+        if part.path is None or whole.found_any() or budget.exhausted():
+            break
+        joint.raise_bound(WIDE_STEPS, whole.best, budget, whole.target())
+        lower = max(lower, joint.lower)
+    return whole.outcome(lower)
 
 
 @dataclass
@@ -93,28 +137,30 @@ class _Search:
         hint: ClassPath | None,
         multipliers: dict[str, FloatArray],
     ) -> None:
-        self.core, self.budget, self.threads, self.rungs = core, budget, threads, rungs
+        self.core, self.budget, self.threads = core, budget, threads
         self.best = upper
         self.path: ClassPath | None = None
         self.memory = multipliers
         self.arrays: Arrays = kernel_arrays(core)
         self.groups = first_groups(core)
+        few = rungs == len(LADDER) and count_labels(core, len(self.groups)) <= FEW_LABELS
+        self.ladder = SHORT_LADDER if few else LADDER[:rungs]
         self.left = math.inf  # least bound among groups given up at the last rung
         if hint is not None and core.holds(hint):
-            self._offer(core.value(hint), hint)
+            self.offer(core.value(hint), hint)
 
     def run(self) -> CoreOutcome:
         """Climb the ladder group by group, the least bound first."""
-        if self._found_any():
-            return self._outcome(-math.inf)
+        if self.found_any():
+            return self.outcome(-math.inf)
         queue = self._open_groups()
         order = itertools.count(len(self.groups))  # ties: the group queued first
         while queue:
             bound, _, item = heapq.heappop(queue)
-            if self._settled(bound) or self._found_any():
+            if self.settled(bound) or self.found_any():
                 self.left = min(self.left, bound)
                 break
-            if self.budget.exhausted() or item.rung >= self.rungs:
+            if self.budget.exhausted() or item.rung >= len(self.ladder):
                 self.left = min(self.left, bound)
                 continue
             dropped = self._work_on(item)
@@ -122,24 +168,18 @@ class _Search:
             if dropped < math.inf:
                 heapq.heappush(queue, (dropped, next(order), item))
         least = min([self.left] + [bound for bound, _, _ in queue], default=math.inf)
-        return self._outcome(least)
+        return self.outcome(least)
 
-    def _found_any(self) -> bool:
+    def found_any(self) -> bool:
+        """Whether a plan is known and any will do."""
         return self.core.any_plan and self.path is not None
 
     def _open_groups(self) -> list[tuple[float, int, _Open]]:
         """Bound all groups: together first, then each with the multipliers of the whole."""
-        start = self._start_multipliers()
-        joint = joint_relaxation(self.arrays, self.groups, start)
-        steps = LADDER[0].steps * (1 if len(self.groups) == 1 else 2)
-        joint.raise_bound(steps, self.best, self.budget, self._target())
-        self._remember(joint)
+        joint = self.bound_jointly(self.ladder[0].steps * (1 if len(self.groups) == 1 else 2))
         if len(self.groups) == 1:
-            self._offer(joint.upper, joint.path)
             bound = max(joint.lower, joint.relax_plainly())
             return [] if bound == math.inf else [(bound, 0, _Open(self.groups[0], joint, 1))]
-        if joint.path is not None and self.core.holds(joint.path):
-            self._offer(self.core.value(joint.path), joint.path)
         if joint.lower == math.inf:
             return []
         queue: list[tuple[float, int, _Open]] = []
@@ -151,6 +191,15 @@ class _Search:
                 queue.append((bound, k, _Open(group, relaxation)))
         heapq.heapify(queue)
         return queue
+
+    def bound_jointly(self, steps: int) -> Relaxation:
+        """Bound all groups by one relaxation; its path may be a plan."""
+        joint = joint_relaxation(self.arrays, self.groups, self._start_multipliers())
+        joint.raise_bound(steps, self.best, self.budget, self.target())
+        self._remember(joint)
+        if joint.path is not None and self.core.holds(joint.path):
+            self.offer(self.core.value(joint.path), joint.path)
+        return joint
 
     def _start_multipliers(self) -> FloatArray:
         known = self.memory.get("best")
@@ -169,40 +218,43 @@ class _Search:
         if math.isfinite(relaxation.lower):
             self.memory["best"] = relaxation.best_multipliers.copy()
 
-    def _target(self) -> float:
+    def target(self) -> float:
         """Bound at which nothing is left to prove."""
         core = self.core
         if math.isinf(self.best):
             return math.inf
         return self.best - core.step * (1.0 - 1e-6) if core.step > 0.0 else self.best - 1e-11 * abs(self.best)
 
-    def _settled(self, bound: float) -> bool:
-        return bound >= self._target()
+    def settled(self, bound: float) -> bool:
+        """Whether plans of at least this bound cannot improve on the incumbent."""
+        return bound >= self.target()
 
     def _work_on(self, item: _Open) -> float:
         """Spend one rung on a group; return the bound of what is left of it (inf: nothing)."""
-        effort, relaxation = LADDER[item.rung], item.relaxation
+        effort, relaxation = self.ladder[item.rung], item.relaxation
         item.rung += 1
         if effort.steps:
-            relaxation.raise_bound(effort.steps, self.best, self.budget, self._target())
-            self._offer(relaxation.upper, relaxation.path)
+            relaxation.raise_bound(effort.steps, self.best, self.budget, self.target())
+            self.offer(relaxation.upper, relaxation.path)
             self._remember(relaxation)
         bound = relaxation.lower
-        if self._settled(bound) or not effort.searches or self._found_any():
+        if self.settled(bound) or not effort.searches or self.found_any():
             return bound
         found = search(relaxation, self.best, effort.width, self.budget, self.threads, bound)
-        self._offer(found.value, found.path)
+        self.offer(found.value, found.path)
         return max(bound, found.dropped)
 
-    def _offer(self, value: float, path: ClassPath | None) -> None:
+    def offer(self, value: float, path: ClassPath | None) -> None:
+        """Take a plan if it is better than the incumbent."""
         if path is not None and value < self.best:
             self.best, self.path = value, path
 
     def _finite(self, bound: float) -> float | None:
         return bound if math.isfinite(bound) else None
 
-    def _outcome(self, least: float) -> CoreOutcome:
-        proven = self._settled(least) if math.isfinite(self.best) else least == math.inf
+    def outcome(self, least: float) -> CoreOutcome:
+        """State the incumbent when nothing below the bound `least` is left unexplored."""
+        proven = self.settled(least) if math.isfinite(self.best) else least == math.inf
         if self.core.any_plan and self.path is not None:
             return CoreOutcome(self.best, self.path, -math.inf, False)
         if proven:

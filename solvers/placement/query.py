@@ -10,7 +10,7 @@ from typing import Literal
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement import small
+from gpuplan.solvers.placement import small, small_bottleneck
 from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query, make_core, single_stage
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 
@@ -18,6 +18,8 @@ EngineName = Literal["auto", "dp", "labels", "beam"]
 
 #: Largest labels·(n+1) that the small engine takes under ``auto``: about 0.1 s of NumPy.
 SMALL_CELLS = 8e5
+#: The same for a front, which takes hundreds of searches: beyond, compiled kernels are worth loading.
+SMALL_FRONT_CELLS = 5e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Session:
 
     engine
         ``auto`` picks by size; ``dp`` the small engine, ``labels`` the large one, ``beam`` the large one truncated.
+    small_cells
+        Largest search, in labels·positions, that ``auto`` gives to the small engine.
     multipliers
         Lagrange multipliers of the last core solved, to warm-start the next; owned by the large engine.
     engines, notes
@@ -62,6 +66,7 @@ class Session:
     engine: EngineName
     budget: Budget
     threads: int = 1
+    small_cells: float = SMALL_CELLS
     multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
@@ -101,13 +106,17 @@ class Session:
         core = make_core(self.tables, query, micro_batches)
         if core.max_stages < 2:
             return best
-        rest = self._minimise(core, min(upper, best.value), hint)
+        rest = self._minimise(query, core, min(upper, best.value), hint)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
-    def _minimise(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
-        if self.runs_small(core):
+    def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+        if self._takes(core):
             self.engines.add("dp")
+            if query.bottleneck:
+                return small_bottleneck.minimise_bottleneck(core, upper, self.budget)
             return small.minimise(core, upper, self.budget)
+        if query.bottleneck:
+            raise UnsupportedError("only the small engine finds the least bottleneck in one pass")
         self.engines.add("labels")
         return self._minimise_large(core, upper, hint)
 
@@ -125,8 +134,11 @@ class Session:
             multipliers=self.multipliers,
         )
 
-    def runs_small(self, core: Core) -> bool:
-        """Whether the small engine takes this core."""
+    def runs_small(self, query: Query) -> bool:
+        """Whether the small engine answers a query; decided by the size of the problem alone."""
+        return self._takes(make_core(self.tables, query, 1))
+
+    def _takes(self, core: Core) -> bool:
         if self.engine == "dp":
             if not small.fits(core):
                 raise UnsupportedError(
@@ -134,11 +146,12 @@ class Session:
                     "use solver labels or auto"
                 )
             return True
-        return self.engine == "auto" and small.fits(core) and self.cells(core) <= SMALL_CELLS
+        return self.engine == "auto" and small.fits(core) and cells(core) <= self.small_cells
 
-    def cells(self, core: Core) -> float:
-        """Size of the small engine's search: labels·positions."""
-        return small.count_labels(core) * (core.num_layers + 1)
+
+def cells(core: Core) -> float:
+    """Size of the small engine's search: labels·positions."""
+    return small.count_labels(core) * (core.num_layers + 1)
 
 
 def _better(first: Answer, second: Answer) -> Answer:

@@ -13,8 +13,9 @@ have any shape. O(labels·C·n) time, O(labels·n) memory; no compilation, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_o
 from gpuplan.solvers.placement.tables import ClassPath
 
 
-class _Level(NamedTuple):
+class Level(NamedTuple):
     """Labels of one stage count, sorted by key: key (first group and counts), class, vectors (rows, n+1)."""
 
     keys: IntArray
@@ -35,7 +36,7 @@ class _Level(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How counters are packed into a key: class c from bit shift[c], the first group above them all."""
 
     shift: IntArray
@@ -43,18 +44,20 @@ class _Layout:
     group_shift: int
 
     def count(self, keys: IntArray, c: int) -> IntArray:
+        """Devices of class c in use."""
         return np.asarray((keys >> self.shift[c]) & self.mask[c])
 
     def group(self, keys: IntArray) -> IntArray:
+        """Return the first group."""
         return keys >> self.group_shift
 
 
-def count_labels(core: Core) -> float:
-    """Upper bound on the labels a search without pruning makes."""
+def count_labels(core: Core, groups: int | None = None) -> float:
+    """Upper bound on the labels a search without pruning makes (`groups` first groups, counted if None)."""
     sizes = [float(count) + 1.0 for count in core.counts]
     states = float(np.prod(sizes))
     labels = sum(states * (size - 1.0) / size for size in sizes)
-    groups = len(first_groups(core))
+    groups = len(first_groups(core)) if groups is None else groups
     # With several first groups a label's counts include its group's device.
     return labels if groups == 1 else labels * min(groups, 0.5 * len(sizes) + 1.0)
 
@@ -64,28 +67,45 @@ def fits(core: Core) -> bool:
     return sum(bits_of(core.counts)) + len(first_groups(core)).bit_length() <= 63
 
 
+class Closing(Protocol):
+    """How the open stages of a level's labels are closed."""
+
+    def complete(self) -> FloatArray:
+        """Value of each label as the last stage, shape (rows,)."""
+
+    def arrive(self, rows: IntArray, e: int) -> FloatArray:
+        """Value of handing over to class e at every boundary, shape (rows, n+1); entry cost not included."""
+
+    def start(self, row: int, stop: int, after: int | None) -> tuple[float, int]:
+        """Value of closing one label at `stop` towards class `after` (None: the end), hop included, and its start."""
+
+
 def minimise(core: Core, upper: float, budget: Budget) -> CoreOutcome:
     """Return the best plan of two stages or more below `upper`, and the best of every stage count."""
-    return _Search(core, upper, budget).run()
+    return LevelSearch(core, upper, budget, _LatencyClosing).run()
 
 
-class _Search:
-    def __init__(self, core: Core, upper: float, budget: Budget) -> None:
+class LevelSearch:
+    """The search over levels; `closing` says what a label's vector means."""
+
+    def __init__(
+        self, core: Core, upper: float, budget: Budget, closing: Callable[[LevelSearch, Level], Closing]
+    ) -> None:
         self.core = core
         self.upper = upper
         self.budget = budget
+        self.closing = closing
         self.groups: tuple[FirstGroup, ...] = first_groups(core)
         bits = np.array(bits_of(core.counts), dtype=np.int64)
         shift = np.concatenate([[0], np.cumsum(bits)])
-        self.layout = _Layout(shift[:-1], (np.int64(1) << bits) - 1, int(shift[-1]))
-        n = core.num_layers
-        ends = np.arange(n + 1)
+        self.layout = Layout(shift[:-1], (np.int64(1) << bits) - 1, int(shift[-1]))
+        ends = np.arange(core.num_layers + 1)
         # hop[d, e, j]; the column n is not a hand-over.
         self.hop = core.hop_s[:, :, None] + core.boundary * core.hop_s_per_byte[:, :, None]
         self.top = np.minimum(core.top, ends - 1)
         self.term = np.stack([group.term for group in self.groups])
         self.ending = np.stack([group.ending for group in self.groups])
-        self.levels: list[_Level] = []
+        self.levels: list[Level] = []
 
     def run(self) -> CoreOutcome:
         """Build level after level; remember the best complete plan of each."""
@@ -97,19 +117,19 @@ class _Search:
                 break
             self.levels.append(level)
             self.budget.spend(len(level.keys))
-            closed = _RangeMinimum(level.vectors - core.prefix[level.last])
+            closing = self.closing(self, level)
             if count > 1:
-                found += self._complete(level, closed, count)
+                found += self._best_of(closing.complete(), count)
                 if found and (core.any_plan or core.step > 0.0):
                     break  # any plan will do, or more stages only cost more
             if count == core.max_stages:
                 break
             if self.budget.exhausted():
                 return self._answer(found, proven=False)
-            level = self._next_level(level, closed)
+            level = self._next_level(level, closing)
         return self._answer(found, proven=True)
 
-    def _first_level(self) -> _Level:
+    def _first_level(self) -> Level:
         core, layout = self.core, self.layout
         keys, last = [], []
         for g, group in enumerate(self.groups):
@@ -119,10 +139,10 @@ class _Search:
         classes = np.array(last, dtype=np.int64)
         vectors = np.full((len(keys), core.num_layers + 1), np.inf)
         vectors[:, 0] = core.entry[classes]
-        level = _Level(np.array(keys, dtype=np.int64), classes, vectors)
+        level = Level(np.array(keys, dtype=np.int64), classes, vectors)
         return self._affordable(level)
 
-    def _affordable(self, level: _Level) -> _Level:
+    def _affordable(self, level: Level) -> Level:
         """Drop labels over the budget, and sort by key."""
         core, layout = self.core, self.layout
         keep = np.ones(len(level.keys), dtype=np.bool_)
@@ -131,35 +151,21 @@ class _Search:
             keep = np.asarray(spent <= core.limit)
         order = np.flatnonzero(keep)
         order = order[np.argsort(level.keys[order], kind="stable")]
-        return _Level(level.keys[order], level.last[order], level.vectors[order])
+        return Level(level.keys[order], level.last[order], level.vectors[order])
 
-    def _complete(self, level: _Level, closed: _RangeMinimum, count: int) -> list[tuple[float, int, int]]:
+    def _best_of(self, values: FloatArray, count: int) -> list[tuple[float, int, int]]:
         """Best complete plan of a level as (value, stage count, row)."""
-        core, n = self.core, self.core.num_layers
-        group = self.layout.group(level.keys)
-        low = core.low[level.last, n] if core.cap is None else self.ending[group, level.last]
-        reach = closed.column(low, int(self.top[n]))
-        values = reach + core.prefix[level.last, n] + self.term[group, level.last]
         row = int(np.argmin(values))
         return [(float(values[row]), count, row)] if values[row] < self.upper else []
 
-    def _next_level(self, level: _Level, closed: _RangeMinimum) -> _Level:
+    def _next_level(self, level: Level, closing: Closing) -> Level:
         core, layout = self.core, self.layout
         keys, last, vectors = [], [], []
-        shared = None
-        if core.cap is None:
-            shared = closed.query(core.low[level.last], self.top) + core.prefix[level.last]
         for e in range(core.num_classes):
             rows = self._extendable(level, e)
             if len(rows) == 0:
                 continue
-            before = level.last[rows]
-            if shared is not None:
-                arrive = shared[rows]
-            else:
-                assert core.cap is not None
-                arrive = closed.rows(rows).query(core.cap.following[before, e], self.top) + core.prefix[before]
-            arrive += self.hop[before, e]
+            arrive = closing.arrive(rows, e)
             starts = np.flatnonzero(np.concatenate([[True], level.keys[rows][1:] != level.keys[rows][:-1]]))
             merged = np.minimum.reduceat(arrive, starts, axis=0)
             merged += core.entry[e]
@@ -172,10 +178,10 @@ class _Search:
                 last.append(np.full(len(alive), e, dtype=np.int64))
                 vectors.append(merged[alive])
         if not keys:
-            return _Level(level.keys[:0], level.last[:0], level.vectors[:0])
-        return self._affordable(_Level(np.concatenate(keys), np.concatenate(last), np.concatenate(vectors)))
+            return Level(level.keys[:0], level.last[:0], level.vectors[:0])
+        return self._affordable(Level(np.concatenate(keys), np.concatenate(last), np.concatenate(vectors)))
 
-    def _extendable(self, level: _Level, e: int) -> IntArray:
+    def _extendable(self, level: Level, e: int) -> IntArray:
         """Rows of a level that a device of class e may follow."""
         core, layout = self.core, self.layout
         used = layout.count(level.keys, e)
@@ -194,46 +200,71 @@ class _Search:
 
     def _trace(self, count: int, row: int) -> ClassPath:
         """Walk back from a complete label, recomputing each minimum."""
-        core, layout = self.core, self.layout
-        level = self.levels[count - 1]
-        key, c, vector = int(level.keys[row]), int(level.last[row]), level.vectors[row]
-        stop, after = core.num_layers, None
-        first = self.groups[key >> layout.group_shift]
+        stop, after, key = self.core.num_layers, None, 0
         path: list[tuple[int, int, int]] = []
         for depth in range(count - 1, -1, -1):
-            start = self._start(vector, c, stop, after, first)[1]
+            level = self.levels[depth]
+            closing = self.closing(self, level)
+            if depth < count - 1:
+                begin, end = np.searchsorted(level.keys, [key, key + 1])
+                row = min(range(int(begin), int(end)), key=lambda r: closing.start(r, stop, after)[0])
+            c = int(level.last[row])
+            start = closing.start(row, stop, after)[1]
             path.append((c, start, stop))
-            if depth == 0:
-                break
-            key -= 1 << int(layout.shift[c])
-            level = self.levels[depth - 1]
-            parents = range(
-                int(np.searchsorted(level.keys, key, "left")), int(np.searchsorted(level.keys, key, "right"))
-            )
+            key = int(level.keys[row]) - (1 << int(self.layout.shift[c]))
             stop, after = start, c
-            best = min(parents, key=lambda r: self._arrival(level, r, stop, c, first))
-            c, vector = int(level.last[best]), level.vectors[best]
         return tuple(reversed(path))
 
-    def _start(self, vector: FloatArray, c: int, stop: int, after: int | None, first: FirstGroup) -> tuple[float, int]:
-        """Least cost of closing class c at `stop`, and the start that reaches it."""
-        core = self.core
+
+class _LatencyClosing:
+    """Vectors hold sums: closing adds the least of a window, then compute and hop."""
+
+    def __init__(self, search: LevelSearch, level: Level) -> None:
+        self.search, self.level = search, level
+        self.group = search.layout.group(level.keys)
+        self._minimum: RangeMinimum | None = None
+        self._closed: FloatArray | None = None
+
+    def _ranges(self) -> RangeMinimum:
+        if self._minimum is None:
+            self._minimum = RangeMinimum(self.level.vectors - self.search.core.prefix[self.level.last])
+        return self._minimum
+
+    def complete(self) -> FloatArray:
+        search, core, last = self.search, self.search.core, self.level.last
+        n = core.num_layers
+        low = core.low[last, n] if core.cap is None else search.ending[self.group, last]
+        reach = self._ranges().column(low, int(search.top[n]))
+        return np.asarray(reach + core.prefix[last, n] + search.term[self.group, last])
+
+    def arrive(self, rows: IntArray, e: int) -> FloatArray:
+        search, core, last = self.search, self.search.core, self.level.last
+        if core.cap is not None:
+            following = core.cap.following[last[rows], e]
+            closed = self._ranges().rows(rows).query(following, search.top) + core.prefix[last[rows]]
+        else:
+            if self._closed is None:
+                self._closed = self._ranges().query(core.low[last], search.top) + core.prefix[last]
+            closed = self._closed[rows]
+        return np.asarray(closed + search.hop[last[rows], e])
+
+    def start(self, row: int, stop: int, after: int | None) -> tuple[float, int]:
+        search, core = self.search, self.search.core
+        c = int(self.level.last[row])
         if core.cap is None:
             low = int(core.low[c, stop])
         else:
-            low = int(first.ending[c] if after is None else core.cap.following[c, after, stop])
-        values = vector[low : int(self.top[stop]) + 1] - core.prefix[c, low : int(self.top[stop]) + 1]
+            low = int(search.ending[self.group[row], c] if after is None else core.cap.following[c, after, stop])
+        window = slice(low, int(search.top[stop]) + 1)
+        values = self.level.vectors[row, window] - core.prefix[c, window]
         if len(values) == 0:
             return np.inf, stop
         k = int(np.argmin(values))
-        return float(values[k] + core.prefix[c, stop]), low + k
-
-    def _arrival(self, level: _Level, row: int, stop: int, after: int, first: FirstGroup) -> float:
-        c = int(level.last[row])
-        return self._start(level.vectors[row], c, stop, after, first)[0] + float(self.hop[c, after, stop])
+        hop = search.term[self.group[row], c] if after is None else search.hop[c, after, stop]
+        return float(values[k] + core.prefix[c, stop] + hop), low + k
 
 
-class _RangeMinimum:
+class RangeMinimum:
     """Minima over ranges of positions of every row, from tables of doubling length.
 
     table[p][r, l] = min of row r over positions l .. l + 2^p − 1.
@@ -251,12 +282,12 @@ class _RangeMinimum:
         self.table: NDArray[np.float64] = np.stack(tables)
 
     @classmethod
-    def _of(cls, table: FloatArray) -> _RangeMinimum:
+    def _of(cls, table: FloatArray) -> RangeMinimum:
         part = cls.__new__(cls)
         part.table = table
         return part
 
-    def rows(self, rows: IntArray) -> _RangeMinimum:
+    def rows(self, rows: IntArray) -> RangeMinimum:
         """Return the same for some rows."""
         return self._of(self.table[:, rows])
 
