@@ -336,7 +336,7 @@ def unservable_message(requests: Requests, executors: Sequence[Executor], rows: 
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return (
         f"expected requests that fit an executor's KV cache (largest: {capacity:g} tokens), got {named}{more}; "
-        "plan the rest with --skip-unservable"
+        "remove them, or plan the rest with --skip-unservable"
     )
 
 

@@ -13,12 +13,14 @@ import numpy as np
 
 from gpuplan.errors import InputError
 from gpuplan.profiles.problems.batching import (
+    MOST_TOKENS,
     BatchingProblem,
     BatchObjective,
     BatchTime,
     Executor,
     FloatArray,
     IdArray,
+    IntArray,
     Requests,
     check_executors,
     id_column,
@@ -143,7 +145,7 @@ def _objective(root: Fields) -> BatchObjective:
     deadlines = fields.text("deadlines", "soft")
     if deadlines not in ("soft", "hard"):
         fields.fail(f"expected soft or hard, got {show(deadlines)}", at=".deadlines")
-    return BatchObjective(*weights, deadlines=deadlines)  # type: ignore[arg-type]
+    return BatchObjective(weights[0], weights[1], weights[2], weights[3], deadlines)  # type: ignore[arg-type]
 
 
 def _requests(root: Fields) -> Requests:
@@ -172,13 +174,13 @@ def _ids(fields: Fields) -> IdArray:
     return id_column(values)
 
 
-def _tokens(fields: Fields, key: str, size: int) -> FloatArray:
+def _tokens(fields: Fields, key: str, size: int) -> IntArray:
     column = fields.vector(key, size, "id")
-    whole = column == np.floor(column)
+    whole = (column == np.floor(column)) & (column < MOST_TOKENS)
     if not whole.all():
         row = int(np.argmin(whole))
         fields.fail(f"expected a whole number of tokens, got {column[row]}", at=f".{key}[{row}]")
-    return column
+    return column.astype(np.int64)
 
 
 def _column(fields: Fields, key: str, size: int, default: float) -> FloatArray:
