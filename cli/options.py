@@ -133,12 +133,18 @@ problem_options = _collect(
     click.option(
         "--micro-batches",
         type=MicroBatches(),
+        metavar="N|stages",
         default="1",
         show_default=True,
         help="Batches in flight (objective throughput).",
     ),
     click.option(
-        "--balance", type=Balance(), default="10:1", show_default=True, help="Weights latency:devices (balanced)."
+        "--balance",
+        type=Balance(),
+        metavar="A:B",
+        default="10:1",
+        show_default=True,
+        help="Weights latency:devices (objective balanced).",
     ),
     click.option("--return-hop/--no-return-hop", default=True, help="Count the last stage's hop to the first."),
     click.option("--max-devices", type=Whole(), help="Most devices a plan may use."),

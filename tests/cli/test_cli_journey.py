@@ -347,3 +347,35 @@ def test_compare_names_what_it_takes(refused, examples):
     assert "MODEL and CLUSTER" in refused(2, "compare")
     assert "did you mean even" in refused(2, "compare", problem, "--solvers", "evn")
     assert "do not apply" in refused(2, "compare", problem, "--batch", "2")
+
+
+def test_gpu_info_supplies_kinds_and_memory(run, examples, write, tmp_path):
+    """The CSV of nvidia-smi says kinds, memory and power limits where the matrix does not."""
+    rows = "\n".join(
+        f"{index}, NVIDIA A100-SXM4-80GB, 81920 MiB, 81000 MiB, {300 if index == 0 else 400}.00 W" for index in range(8)
+    )
+    header = "index, name, memory.total [MiB], memory.free [MiB], power.limit [W]\n"
+    info = write("gpus.csv", header + rows + "\n")
+    topo = examples / "dgx-a100" / "topo.txt"
+    outcome = run("map", "llama-3.1-70b", topo, "--gpu-info", info, "-o", "plan.json")
+    assert outcome.exit_code == 0, outcome.stderr
+    plan = json.loads((tmp_path / "plan.json").read_text("utf-8"))
+    # The first GPU's power cap slows it, so the plan starts elsewhere.
+    assert all(stage["devices"] != ["host0/gpu0"] for stage in plan["stages"])
+
+
+def test_catalog_adds_kinds(run, write, tmp_path):
+    """--catalog: a cluster file may use GPU kinds of a folder of one's own."""
+    (tmp_path / "mine" / "clusters").mkdir(parents=True)
+    (tmp_path / "mine" / "clusters" / "den.yaml").write_text(
+        "schema: gpuplan/topology/1\nname: den\ndevices:\n  - {kind: l4-24gb, count: 2}\ndefault_link: PHB\n", "utf-8"
+    )
+    outcome = run("topology", "show", "den", "--catalog", "mine")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "den: 2 devices on 1 host" in outcome.stdout
+    assert "den" in run("list", "clusters", "--catalog", "mine").stdout
+
+
+def test_python_dash_m_is_the_program(program):
+    """``python -m gpuplan --version`` is the program itself."""
+    assert program("--version").stdout.startswith("gpuplan ")
