@@ -315,7 +315,11 @@ def conclude(
         if answer.infeasible:
             from gpuplan.solvers.placement.infeasible import explain_infeasible
 
-            return Result("infeasible", None, None, None, None, report, reasons=explain_infeasible(problem))
+            reasons = explain_infeasible(problem)
+            if reasons:
+                return Result("infeasible", None, None, None, None, report, reasons=reasons)
+            reasons = (f"{name}: the engine says infeasible, but memory and routes allow a plan; use --solver auto",)
+            return Result("no_solution", None, None, None, None, report, reasons=reasons)
         limit = "the limit was reached" if budget.exhausted() else "the engine gave up"
         what = "its reference values were proven" if problem.objective.name == "balanced" else "a plan was found"
         reasons = (f"{name}: {limit} before {what}; allow more time or use --solver auto",)

@@ -92,11 +92,10 @@ def explain_infeasible(problem: DensePlacement) -> tuple[str, ...]:
 
 
 def shortages(problem: DensePlacement) -> tuple[Shortage, ...]:
-    """Return the reasons, then the changes that would help, each exact.
+    """Return the reasons, then the changes that would help, each exact; nothing when a plan fits.
 
-    Examples
-    --------
     Two devices of 14 bytes for three layers of 10: 2 bytes are missing in total, and 6 on each device for two layers.
+    Where the states are too many to decide (`packing`), the caller must know that the problem is infeasible.
     """
     packing = Packing(problem)
     if packing.fits():
@@ -186,22 +185,28 @@ def _total(problem: DensePlacement) -> Shortage | None:
     need = float(layer_bytes(problem).sum())
     room = np.sort(np.maximum(_room(problem), 0.0))[::-1]
     allowed = most_devices(problem)
-    short = need - float(room[:allowed].sum())
-    # One device holds everything with the tied copy saved.
-    short = min(short, need - problem.single_stage_saving_bytes - float(room[0]))
-    if short <= 1e-12 * float(problem.available_bytes.sum()):
+    together = need - float(room[:allowed].sum())
+    alone = need - problem.single_stage_saving_bytes - float(room[0])
+    if min(together, alone) <= 1e-12 * float(problem.available_bytes.sum()):
         return None
     weights = float(problem.memory_bytes.sum())
     kv = f" and KV {bytes_up(need - weights)}" if need > weights else ""
+    after = " after the workspace" if problem.fixed_bytes > 0.0 else ""
+    if alone < together:
+        sentence = (
+            f"{bytes_up(alone)} short on the largest device: the layers need "
+            f"{bytes_up(need - problem.single_stage_saving_bytes)} on one (weights tied, {bytes_up(need)} on several), "
+            f"its room is {bytes_up(float(room[0]))}{after}; several devices together are {bytes_up(together)} short"
+        )
+        return Shortage("total", sentence, alone)
     where = f"all {allowed} devices together" if allowed > 1 else "one device"
     if allowed < problem.num_devices:
         where = f"the {allowed} largest devices together" if allowed > 1 else "the largest device"
-    after = " after the workspace" if problem.fixed_bytes > 0.0 else ""
     sentence = (
-        f"{bytes_up(short)} short in total: the layers need {bytes_up(need)} (weights {bytes_up(weights)}{kv}), "
+        f"{bytes_up(together)} short in total: the layers need {bytes_up(need)} (weights {bytes_up(weights)}{kv}), "
         f"the room of {where} is {bytes_up(float(room[:allowed].sum()))}{after}"
     )
-    return Shortage("total", sentence, short)
+    return Shortage("total", sentence, together)
 
 
 # -------------------------------------------------------------------------------- rules that stand in the way
@@ -295,7 +300,7 @@ def _remedies(problem: DensePlacement, packing: Packing) -> list[Shortage]:
             name = problem.device_names[one[0]]
             sentence = f"or with {bytes_up(one[1])} more on {name} alone"
             found.append(Shortage("one", sentence, float(one[1]), device=one[0]))
-    largest = largest_fit(problem)
+    largest = largest_fit(problem, packing)
     if largest.tokens_per_micro_batch is not None:
         asked = f"{problem.tokens_per_micro_batch:,.0f}"
         per = " in each micro-batch" if problem.micro_batches != 1 else ""
@@ -345,39 +350,31 @@ def _least(fits: Callable[[int], bool | None], most: int) -> int | None:
     return high
 
 
-def largest_fit(problem: DensePlacement) -> LargestFit:
+def largest_fit(problem: DensePlacement, packing: Packing | None = None) -> LargestFit:
     """Return how many KV tokens, or micro-batches, would fit.
 
     Monotone bisection over whole tokens with the exact check. The workspace stays as it is in the problem; a smaller
     batch would shrink it, too, so the figures are on the safe side.
     """
-    asked = math.floor(problem.tokens_per_micro_batch)
-    has_kv = asked > 0 and bool(problem.kv_bytes_per_token.any())
-    weights = dataclasses.replace(problem, tokens_per_micro_batch=0.0)
-    if not Packing(weights).fits():
-        short = _total(with_micro_batches(weights, 1))
-        return LargestFit(None, None, None, 0.0 if short is None or short.amount is None else short.amount)
-    if not has_kv:
+    base = packing or Packing(problem)
+
+    def fits(**changes: float) -> bool | None:
+        return Packing(dataclasses.replace(problem, **changes), base).fits()  # type: ignore[arg-type]
+
+    weights_fit = fits(tokens_per_micro_batch=0.0)
+    if weights_fit is None:
         return LargestFit(None, None, None, None)
-
-    def too_many(fewer: int) -> bool | None:
-        return Packing(dataclasses.replace(problem, tokens_per_micro_batch=float(asked - fewer))).fits()
-
-    fewer = _least(too_many, asked)
+    if not weights_fit:
+        short = _total(with_micro_batches(dataclasses.replace(problem, tokens_per_micro_batch=0.0), 1))
+        return LargestFit(None, None, None, 0.0 if short is None or short.amount is None else short.amount)
+    asked = math.floor(problem.tokens_per_micro_batch)
+    if asked == 0 or not problem.kv_bytes_per_token.any():
+        return LargestFit(None, None, None, None)
+    fewer = _least(lambda less: fits(tokens_per_micro_batch=float(asked - less)), asked)
     tokens = None if fewer is None else asked - fewer
     share = None if tokens is None else tokens / problem.tokens_per_micro_batch
-    return LargestFit(tokens, share, _largest_micro_batches(problem), None)
-
-
-def _largest_micro_batches(problem: DensePlacement) -> int | None:
-    """Return the most micro-batches that fit; None where not even one does, or they follow the stages."""
-    if problem.micro_batches == "stages":
-        return None
-    asked = problem.micro_batches
-    fewer = _least(lambda less: Packing(with_number(problem, asked - less)).fits(), asked - 1)
-    return None if fewer is None else asked - fewer
-
-
-def with_number(problem: DensePlacement, micro_batches: int) -> DensePlacement:
-    """Return the problem with another number of micro-batches."""
-    return dataclasses.replace(problem, micro_batches=micro_batches)
+    number = problem.micro_batches
+    if number == "stages":
+        return LargestFit(tokens, share, None, None)
+    dropped = _least(lambda less: fits(micro_batches=number - less), number - 1)
+    return LargestFit(tokens, share, None if dropped is None else number - dropped, None)

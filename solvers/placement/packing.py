@@ -98,12 +98,14 @@ class Packing:
     ----------
     problem
         Its micro-batches may be ``"stages"``: then every number of stages is tried with as many micro-batches.
+    same_routes
+        A packing of a problem with the same devices and routes, whose tables are used again.
     """
 
-    def __init__(self, problem: DensePlacement) -> None:
+    def __init__(self, problem: DensePlacement, same_routes: Packing | None = None) -> None:
         self.problem = problem
-        self.components = components(problem)
-        self._lattices: dict[tuple[int, ...], _Lattice] = {}
+        self.components: list[Component] = components(problem) if same_routes is None else same_routes.components
+        self._lattices: dict[tuple[int, ...], _Lattice] = {} if same_routes is None else same_routes._lattices
 
     def fits(self, available_bytes: FloatArray | None = None) -> bool | None:
         """Return whether any plan fits, None where that is not decided."""

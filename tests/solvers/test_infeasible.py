@@ -10,6 +10,7 @@ import pytest
 
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.placement.infeasible import (
+    LargestFit,
     Shortage,
     bytes_up,
     explain_infeasible,
@@ -47,6 +48,18 @@ def test_short_in_total(instances: ModuleType) -> None:
         "it fits with 6.0 GiB more on each of the 2 devices",
         "or with 6.0 GiB more on g0 alone",
     )
+
+
+def test_short_on_one_device_where_the_tied_copy_is_saved(instances: ModuleType) -> None:
+    """Two layers of 15 with 10 saved on one device, devices of 19 and 5: 1 short alone, 6 short together."""
+    problem = instances.make_problem(np.ones((2, 2)), 15, [19, 5], single_stage_saving_bytes=10.0)
+    found = by_kind(problem)
+    assert found["total"].amount == 1.0
+    assert found["total"].sentence == (
+        "1 B short on the largest device: the layers need 20 B on one (weights tied, 30 B on several), "
+        "its room is 19 B; several devices together are 6 B short"
+    )
+    assert found["each"].amount == 1.0
 
 
 def test_a_layer_that_fits_no_device(instances: ModuleType) -> None:
@@ -247,6 +260,7 @@ def test_undecided_sizes_say_only_what_is_proven(instances: ModuleType) -> None:
     found = by_kind(problem)
     assert Packing(problem).fits() is None
     assert set(found) == {"layer", "total"}
+    assert largest_fit(problem) == LargestFit(None, None, None, None)
     tight = instances.make_problem(np.ones((40, 60)), 100, 160 + np.arange(40.0))
     assert Packing(tight).fits() is None
     assert "proof" in by_kind(tight)

@@ -163,6 +163,25 @@ def test_a_cancelled_search_stops_before_its_next_step(instances: ModuleType) ->
         assert result.status in ("no_solution", "infeasible")
 
 
+def test_cp_sat_can_be_cancelled_while_it_runs() -> None:
+    """Cancelled after 0.3 s of 60: it stops at once and claims no proof."""
+    started = time.perf_counter()
+    limits = Limits(time_limit_s=60.0, cancel=lambda: time.perf_counter() - started > 0.3)
+    result = constraint.solve(hard_problem(), limits)
+    assert time.perf_counter() - started < 10.0
+    assert result.status in ("feasible", "no_solution")
+
+
+def test_infeasible_is_not_taken_from_an_engine_unchecked(
+    monkeypatch: pytest.MonkeyPatch, instances: ModuleType
+) -> None:
+    """An engine that wrongly says infeasible is not believed where memory and routes allow a plan."""
+    monkeypatch.setattr(milp, "run_highs", lambda model, seconds: milp.EngineAnswer(None, math.inf, infeasible=True))
+    result = milp.solve(instances.make_problem(np.ones((2, 3)), 10, 20), NO_LIMIT, engine="highs")
+    assert result.status == "no_solution"
+    assert "memory and routes allow a plan" in result.reasons[0]
+
+
 def test_same_problem_same_answer(instances: ModuleType) -> None:
     """Two runs give the same plan and numbers."""
     problem = instances.random_problem(5005, devices=(4, 4), layers=(8, 8), plain=True)
