@@ -1,0 +1,1 @@
+"""Lower bounds on batching objectives, each on the valid side for every plan."""

@@ -1,0 +1,1 @@
+"""Batching heuristics: band orders, deadline blocks, re-sequencing, dealing out, neighbourhood search."""
