@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 import click
+
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupt:
@@ -43,4 +46,6 @@ class Interrupt:
         self.requested = True
         # The operating system's own handler works even while native code holds the interpreter.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)  # a killed program has no moment to bring it back
         click.echo(f"gpuplan: stopping with {self._keeping} (Ctrl-C again to kill)", err=True)

@@ -70,7 +70,7 @@ def map_command(
     problem = read_problem(model, cluster, where, shape, ask, output)
     if search.write_model is not None:
         write_problem(problem.dense(), search.write_model)
-    run = run_search(_solve, problem, search, "searching", warm_start=warm_start)
+    run = run_search(_solve, problem, search, ask.objective, warm_start=warm_start)
     show_notes(run, output)
     write_stats(search.stats, run, "map")
     if run.result.plan is None:

@@ -21,6 +21,7 @@ from gpuplan.cli.options import (
     topology_options,
 )
 from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.errors import UsageError
 
 
 @click.command("pareto")
@@ -52,13 +53,14 @@ def pareto_command(
     from gpuplan.solvers import pareto
 
     output = Output(data=form == "json")
+    _check_meaning(ask, search)
     for path in (output_path, plot, search.stats, search.write_model):
         check_writable(path)
     check_solver(search)
     problem = read_problem(model, cluster, where, shape, ask, output).replace(front=True)
     if search.write_model is not None:
         write_problem(problem.dense(), search.write_model)
-    run = run_search(pareto, problem, search, "searching the front")
+    run = run_search(pareto, problem, search, "latency")
     show_notes(run, output)
     write_stats(search.stats, run, "pareto")
     if run.result.plan is None:
@@ -67,6 +69,13 @@ def pareto_command(
     _write(problem, run.result, output_path, plot, output)
     _show(problem, run, output)
     return ExitCode.DONE
+
+
+def _check_meaning(ask: ProblemOptions, search: SearchOptions) -> None:
+    if ask.objective != "latency":
+        raise UsageError("pareto weighs latency, bottleneck and devices together: leave --objective out, or use map")
+    if search.warm_start is not None:
+        raise UsageError("pareto cannot start from a plan: leave --warm-start out, or use map")
 
 
 def _write(problem: Any, result: Any, output_path: Path | None, plot: str | None, output: Output) -> None:

@@ -39,7 +39,7 @@ def solve_command(problem_file: str, output_path: Path | None, search: SearchOpt
     problem = load_problem(problem_file)
     if search.write_model is not None:
         write_problem(problem, search.write_model)
-    run = run_search(solve, problem, search, "searching", **_warm_start(search, problem))
+    run = run_search(solve, problem, search, problem.objective.name, **_warm_start(search, problem))
     show_notes(run, output)
     write_stats(search.stats, run, "solve")
     if run.result.plan is None:

@@ -62,10 +62,11 @@ class Search:
 
 
 def run_search(
-    call: Callable[..., Result[Any]], problem: Any, options: SearchOptions, what: str, **more: Any
+    call: Callable[..., Result[Any]], problem: Any, options: SearchOptions, objective: str, **more: Any
 ) -> Search:
     """Call a solver with the limits of the command line, Ctrl-C as its ``cancel`` and progress on a terminal."""
-    with Interrupt() as interrupt, SearchProgress(what) as progress:
+    seconds = objective in ("latency", "bottleneck", "throughput")
+    with Interrupt() as interrupt, SearchProgress("searching", seconds=seconds) as progress:
         result = call(
             problem,
             solver=options.solver,

@@ -327,6 +327,12 @@ def test_micro_batches_belong_to_throughput(map_refused):
     assert "throughput" in map_refused(2, "llama-3.1-8b", "dgx-a100", "--micro-batches", "2")
 
 
+def test_options_without_a_meaning_for_a_front(refused):
+    """Pareto takes no objective and no plan to start from."""
+    assert "--objective" in refused(2, "pareto", "llama-3.1-8b", "dgx-a100", "--objective", "throughput")
+    assert "--warm-start" in refused(2, "pareto", "llama-3.1-8b", "dgx-a100", "--warm-start", "plan.json")
+
+
 def test_cost_without_prices(map_refused, config, write):
     """The cost objective needs prices, and says which device lacks one."""
     assert "price" in map_refused(2, config, write("cluster.yaml", CLUSTER), "--objective", "cost")
