@@ -9,6 +9,7 @@ from gpuplan.errors import UsageError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate, terms
 from gpuplan.solvers.placement.front import front_points
 from gpuplan.solvers.placement.objectives import METHODS
@@ -53,7 +54,7 @@ def solve_dense(
     budget = Budget(limits)
     goal = problem.objective
     tables = class_tables(problem, with_price=goal.name == "cost")
-    session = Session(tables, engine, budget, limits.threads)
+    session = Session(tables, engine, budget, Settings(limits.threads))
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)
     outcome = METHODS[goal.name](session, hint)
     path = outcome.path if outcome.path is not None or hint is None else hint
@@ -70,7 +71,7 @@ def solve_front(
     ``optimal`` when the front is proven complete; ``feasible`` with the points found so far at a limit.
     """
     budget = Budget(limits)
-    session = Session(class_tables(problem), engine, budget, limits.threads, SMALL_FRONT_CELLS)
+    session = Session(class_tables(problem), engine, budget, Settings(limits.threads), SMALL_FRONT_CELLS)
     points, proven, infeasible = front_points(session)
     report = make_report(session, seed, budget, engine)
     if points:

@@ -21,8 +21,6 @@ from gpuplan.solvers.placement.core import Core, bits_of
 from gpuplan.solvers.placement.lagrangian import Relaxation
 from gpuplan.solvers.placement.tables import ClassPath
 
-#: Bits of a key.
-KEY_BITS = 64
 #: Operations of one kernel call: about 10 ms, so that limits are looked at often enough.
 CALL_WORK = 1.5e7
 #: Cells (float64) of one output buffer.
@@ -77,11 +75,6 @@ def key_layout(core: Core) -> tuple[IntArray, IntArray]:
     bits = np.array(bits_of(core.counts), dtype=np.int64)
     shift = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.int64)
     return shift, (np.int64(1) << bits) - 1
-
-
-def fits_key(core: Core) -> bool:
-    """Return whether all counters fit one key; the sign bit serves, too, since keys are only told apart and sorted."""
-    return sum(bits_of(core.counts)) <= KEY_BITS
 
 
 def search(

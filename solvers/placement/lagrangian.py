@@ -100,6 +100,8 @@ class Relaxation:
     def raise_bound(self, steps: int, upper: float, budget: Budget, target: float) -> None:
         """Take up to `steps` subgradient steps against the incumbent value `upper`; stop once the bound is `target`."""
         core, state = self.arrays.core, self.state
+        if self.lower == -math.inf:
+            self.refresh()  # the completions must be sound even if a limit leaves no step
         scale = float(self.best_multipliers @ self.arrays.limits)
         state[kernels.SCALE] = scale if self.arrays.trivial == 0.0 else 0.0
         state[kernels.THETA] = 1.0

@@ -9,14 +9,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups
-from gpuplan.solvers.placement.labels import KEY_BITS, fits_key, search
+from gpuplan.solvers.placement.effort import BEAM_LADDER, FEW_LABELS, LADDER, SHORT_LADDER, Settings
+from gpuplan.solvers.placement.labels import search
 from gpuplan.solvers.placement.lagrangian import (
     Arrays,
     Relaxation,
@@ -28,39 +29,17 @@ from gpuplan.solvers.placement.reduced import best_classes, restore, restrict, t
 from gpuplan.solvers.placement.small import count_labels
 from gpuplan.solvers.placement.tables import ClassPath
 
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """One rung of the ladder: subgradient steps, then a search of some width (None: exhaustive)."""
-
-    steps: int
-    width: int | None
-    searches: bool = True
-
-
-LADDER = (
-    Effort(200, None, searches=False),
-    Effort(200, 100),
-    Effort(600, 1_000),
-    Effort(800, 10_000),
-    Effort(0, None),
-)
-#: With so few labels that the search costs less than good multipliers, a short ladder does.
-SHORT_LADDER = (Effort(6, None, searches=False), Effort(0, None))
-FEW_LABELS = 5_000.0
+DEFAULT = Settings()
 #: Subgradient steps over all classes of a core that is too wide for one key.
 WIDE_STEPS = 300
-#: The solver ``beam`` stops here.
-BEAM_RUNGS = 3
 
 
 def minimise(
     core: Core,
     upper: float,
     budget: Budget,
+    settings: Settings = DEFAULT,
     *,
-    threads: int = 1,
-    rungs: int = len(LADDER),
     hint: ClassPath | None = None,
     multipliers: dict[str, FloatArray] | None = None,
 ) -> CoreOutcome:
@@ -68,32 +47,29 @@ def minimise(
 
     Parameters
     ----------
-    core, upper, budget, threads
-        What to minimise, the value to beat, the limits.
-    rungs
-        How much of the ladder of efforts to climb; fewer than all leave a gap.
+    core, upper, budget, settings
+        What to minimise, the value to beat, the limits, how hard to try (a ladder that ends in a beam leaves a gap).
     hint
         A path to start from, if it fits.
     multipliers
         Multipliers of a similar core to start from; the best ones found are left here.
     """
     memory = {} if multipliers is None else multipliers
-    if fits_key(core):
-        return _Search(core, upper, budget, threads, rungs, hint, memory).run()
-    return _minimise_wide(core, upper, budget, threads, rungs, hint, memory)
+    if sum(bits_of(core.counts)) <= settings.key_bits:
+        return _Search(core, upper, budget, settings, hint, memory).run()
+    return _minimise_wide(core, upper, budget, settings, hint, memory)
 
 
 def _minimise_wide(
     core: Core,
     upper: float,
     budget: Budget,
-    threads: int,
-    rungs: int,
+    settings: Settings,
     hint: ClassPath | None,
     memory: dict[str, FloatArray],
 ) -> CoreOutcome:
     """Minimise a core whose counters need more than one key: search the classes that matter."""
-    whole = _Search(core, upper, budget, threads, rungs, hint, memory)
+    whole = _Search(core, upper, budget, settings, hint, memory)
     joint = whole.bound_jointly(WIDE_STEPS)
     lower = max(joint.lower, joint.relax_plainly())
     if lower == math.inf or whole.settled(lower) or whole.found_any():
@@ -101,11 +77,12 @@ def _minimise_wide(
     for _ in range(2):
         costs = through(joint)
         keep = np.flatnonzero(useful(core, costs, whole.target()))
-        exact = sum(bits_of(core.counts[keep])) <= KEY_BITS
-        keep = keep if exact else best_classes(core, costs)
-        part = _Search(
-            restrict(core, keep), whole.best, budget, threads, rungs if exact else BEAM_RUNGS, None, {}
-        ).run()
+        exact = sum(bits_of(core.counts[keep])) <= settings.key_bits
+        keep = keep if exact else best_classes(core, costs, settings.key_bits)
+        if len(keep) == 0:
+            return whole.outcome(math.inf if exact else lower)
+        ladder = settings.ladder if exact else BEAM_LADDER
+        part = _Search(restrict(core, keep), whole.best, budget, replace(settings, ladder=ladder), None, {}).run()
         if part.path is not None:
             whole.offer(part.value, restore(part.path, keep))
         if exact:
@@ -132,19 +109,18 @@ class _Search:
         core: Core,
         upper: float,
         budget: Budget,
-        threads: int,
-        rungs: int,
+        settings: Settings,
         hint: ClassPath | None,
         multipliers: dict[str, FloatArray],
     ) -> None:
-        self.core, self.budget, self.threads = core, budget, threads
+        self.core, self.budget, self.threads = core, budget, settings.threads
         self.best = upper
         self.path: ClassPath | None = None
         self.memory = multipliers
         self.arrays: Arrays = kernel_arrays(core)
         self.groups = first_groups(core)
-        few = rungs == len(LADDER) and count_labels(core, len(self.groups)) <= FEW_LABELS
-        self.ladder = SHORT_LADDER if few else LADDER[:rungs]
+        few = count_labels(core, len(self.groups)) <= FEW_LABELS
+        self.ladder = settings.ladder or (SHORT_LADDER if few else LADDER)
         self.left = math.inf  # least bound among groups given up at the last rung
         if hint is not None and core.holds(hint):
             self.offer(core.value(hint), hint)
@@ -238,7 +214,7 @@ class _Search:
             self.offer(relaxation.upper, relaxation.path)
             self._remember(relaxation)
         bound = relaxation.lower
-        if self.settled(bound) or not effort.searches or self.found_any():
+        if self.settled(bound) or effort.width == 0 or self.found_any():
             return bound
         found = search(relaxation, self.best, effort.width, self.budget, self.threads, bound)
         self.offer(found.value, found.path)

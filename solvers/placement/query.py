@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gpuplan.errors import UnsupportedError
@@ -12,6 +12,7 @@ from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement import small, small_bottleneck
 from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query, make_core, single_stage
+from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 
 EngineName = Literal["auto", "dp", "labels", "beam"]
@@ -54,6 +55,8 @@ class Session:
 
     engine
         ``auto`` picks by size; ``dp`` the small engine, ``labels`` the large one, ``beam`` the large one truncated.
+    settings
+        How hard the large engine tries.
     small_cells
         Largest search, in labels·positions, that ``auto`` gives to the small engine.
     multipliers
@@ -65,7 +68,7 @@ class Session:
     tables: ClassTables
     engine: EngineName
     budget: Budget
-    threads: int = 1
+    settings: Settings = field(default_factory=Settings)
     small_cells: float = SMALL_CELLS
     multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
@@ -123,16 +126,10 @@ class Session:
     def _minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
         from gpuplan.solvers.placement import large  # compiles or loads kernels
 
-        rungs = large.BEAM_RUNGS if self.engine == "beam" else len(large.LADDER)
-        return large.minimise(
-            core,
-            upper,
-            self.budget,
-            threads=self.threads,
-            rungs=rungs,
-            hint=hint,
-            multipliers=self.multipliers,
-        )
+        settings = self.settings
+        if self.engine == "beam" and settings.ladder is None:
+            settings = replace(settings, ladder=BEAM_LADDER)
+        return large.minimise(core, upper, self.budget, settings, hint=hint, multipliers=self.multipliers)
 
     def runs_small(self, query: Query) -> bool:
         """Whether the small engine answers a query; decided by the size of the problem alone."""

@@ -17,7 +17,6 @@ from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement import kernels
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, bits_of
-from gpuplan.solvers.placement.labels import KEY_BITS
 from gpuplan.solvers.placement.lagrangian import Relaxation
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.windows import CapWindows
@@ -54,11 +53,11 @@ def useful(core: Core, costs: FloatArray, target: float) -> NDArray[np.bool_]:
     return keep
 
 
-def best_classes(core: Core, costs: FloatArray) -> IntArray:
-    """Return the classes of least cost whose counters fit one key."""
+def best_classes(core: Core, costs: FloatArray, key_bits: int) -> IntArray:
+    """Return the classes of least cost whose counters fit one key of so many bits."""
     bits = np.array(bits_of(core.counts))
     chosen: list[int] = []
-    left = KEY_BITS
+    left = key_bits
     for c in np.argsort(costs, kind="stable"):
         if math.isfinite(costs[c]) and bits[c] <= left:
             chosen.append(int(c))

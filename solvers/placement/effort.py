@@ -1,0 +1,43 @@
+"""How hard the large engine tries: its ladder of efforts, widths and threads (no compiled code here)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Bits of a search key; the sign bit serves, too, since keys are only told apart and sorted.
+KEY_BITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """One rung of the ladder: subgradient steps, then a search.
+
+    width
+        Labels kept per level; None keeps all (exhaustive), 0 does not search.
+    """
+
+    steps: int
+    width: int | None
+
+
+LADDER = (Effort(200, 0), Effort(200, 100), Effort(600, 1_000), Effort(800, 10_000), Effort(0, None))
+#: With few labels the search costs less than good multipliers, and a short ladder does.
+SHORT_LADDER = (Effort(6, 0), Effort(0, None))
+FEW_LABELS = 5_000.0
+#: The solver ``beam``.
+BEAM_LADDER = LADDER[:3]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the large engine.
+
+    ladder
+        Efforts to climb, or None to choose by the size of the core.
+    key_bits
+        Widest key; cores that need more are reduced.
+    """
+
+    threads: int = 1
+    ladder: tuple[Effort, ...] | None = None
+    key_bits: int = KEY_BITS
