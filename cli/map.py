@@ -139,23 +139,34 @@ def _print(problem: PlacementProblem, run: Search, output: Output, explanation: 
 
 
 def next_lines(typed: list[str], plan: DeviceMap, path: Path | None, runtime: str | None) -> list[str]:
-    """Return the commands to paste next, ones that work for this plan."""
+    """Return what to paste next, all of it ready for this plan: the runtime's lines, and the commands that follow."""
+    found = _first_export(plan, runtime)
+    paste = [] if found is None else [f"paste, to run it with {found[0]}:", *_indented(found[1]), ""]
     if path is None:
-        return ["next, keep it:", f"  gpuplan {shlex.join(typed)} -o plan.json"]
+        return [*paste, "next, keep it:", f"  gpuplan {shlex.join(typed)} -o plan.json"]
     file = shlex.quote(str(path))
-    lines = [f"wrote {path}; next:", f"  gpuplan verify {file}"]
-    target = _first_runtime(plan, runtime)
-    return lines if target is None else [*lines, f"  gpuplan export {file} --to {target}"]
+    lines = [*paste, f"wrote {path}; next:", f"  gpuplan verify {file}"]
+    return lines if found is None else [*lines, f"  gpuplan export {file} --to {found[0]}"]
 
 
-def _first_runtime(plan: DeviceMap, wanted: str | None) -> str | None:
+#: Above this many lines an export is a file rather than something to paste.
+_PASTE_LINES = 12
+
+
+def _indented(text: str) -> list[str]:
+    lines = text.rstrip().splitlines()
+    cut = [] if len(lines) <= _PASTE_LINES else [f"… {len(lines) - _PASTE_LINES} more lines in the export"]
+    return [f"  {line}" for line in [*lines[:_PASTE_LINES], *cut]]
+
+
+def _first_export(plan: DeviceMap, wanted: str | None) -> tuple[str, str] | None:
+    """Return the first runtime that can hold the plan, and the plan in its words."""
     from gpuplan.errors import GpuplanError
     from gpuplan.plans import export_details
 
     for runtime in (wanted,) if wanted is not None else ("vllm", "accelerate", "llama-cpp", "sglang"):
         try:
-            export_details(plan, runtime)
+            return runtime, export_details(plan, runtime).text
         except GpuplanError:  # this runtime cannot hold the plan
             continue
-        return runtime
     return None
