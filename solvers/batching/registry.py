@@ -103,11 +103,39 @@ def _policy(name: str, doc: str, module: str | None = None, **options: Any) -> B
     return BatchingEntry(name=name, kind="baseline", doc=doc, home=home, options=options)
 
 
+_WEIGHTS: dict[str, Any] = {"threshold": None, "w1": None, "w2": None, "L1": 1.0, "L2": 1.0}
+_READINGS: dict[str, Any] = {"sign": "minus", "weights": "names"}
+
+
+def _uellm(variant: str, form: str, doc: str) -> BatchingEntry:
+    return BatchingEntry(
+        name=variant if form == "tuned" else f"{variant}-{form}",
+        kind="baseline",
+        doc=doc,
+        home=f"{_POLICIES}.slo_odbs",
+        options={} if form == "authors" else _WEIGHTS | _READINGS,
+        preset={"variant": variant, "form": form},
+    )
+
+
 ENTRIES: tuple[BatchingEntry, ...] = (
     _policy("fifo", "requests in order of arrival, batches filled to the limits"),
-    _policy("sjf", "shortest predicted job first (prompt + output)"),
+    _policy("sjf", "shortest predicted job first"),
     _policy("ljf", "longest predicted job first"),
     _policy("edf", "earliest deadline first"),
+    _policy("priority", "highest weight first, with ageing", ageing_per_s=0.01),
+    _uellm("slo-odbs", "tuned", "UELLM: SLO and output length, threshold and weights tuned"),
+    _uellm("slo-odbs", "paper", "UELLM as printed, threshold tuned unless given"),
+    _uellm("slo-odbs", "authors", "UELLM as coded by its authors"),
+    _uellm("slo-dbs", "tuned", "UELLM's SLO term alone, threshold tuned"),
+    _uellm("slo-dbs", "paper", "UELLM's SLO term alone, as printed"),
+    _uellm("slo-dbs", "authors", "UELLM's code, sorted by SLO alone"),
+    _uellm("odbs", "tuned", "UELLM's output-length term alone, threshold tuned"),
+    _uellm("odbs", "paper", "UELLM's output-length term alone, as printed"),
+    _uellm("odbs", "authors", "UELLM's code, sorted by output length alone"),
+    _policy("s3", "decreasing first fit on predicted KV memory, in buckets", buckets=10),
+    _policy("s3-nextfit", "next fit by rising output, as UELLM ran S³", output_budget=1024, size_limit=20),
+    _policy("multi-bin", "batches within bins of like output length", bins=8),
 )
 
 
