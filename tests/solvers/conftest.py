@@ -33,3 +33,9 @@ def brute_force() -> ModuleType:
 def instances() -> ModuleType:
     """Give random small problems (`random_problem`, `random_problems`) and hand-solved ones (`HAND_SOLVED`)."""
     return _load("instances")
+
+
+@pytest.fixture(scope="session")
+def exact_checks() -> ModuleType:
+    """Give the comparisons of the exact solver with the oracle."""
+    return _load("exact_checks")

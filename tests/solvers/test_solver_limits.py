@@ -1,0 +1,196 @@
+"""Limits of time and work, cancelling, progress, threads, warm starts; larger problems than brute force takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from gpuplan.errors import UsageError
+from gpuplan.plans.placement_solution import PlacementSolution, StageRange
+from gpuplan.solvers import Progress, Result, pareto, solve
+from gpuplan.solvers.placement.evaluate import broken_rule
+
+
+@pytest.fixture(scope="module")
+def clusters() -> ModuleType:
+    """Give the generator of the benchmarks."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "placement_instances.py"
+    spec = importlib.util.spec_from_file_location("gpuplan_benchmark_instances", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    module.solve_once = solve(module.cluster(8, 10, 1, "hetero", 0.5), solver="labels")  # compile before timing
+    return module
+
+
+def _check(result: Result[PlacementSolution], problem: object) -> None:
+    """Check that a plan is feasible and its bound on the right side."""
+    if result.plan is not None:
+        assert broken_rule(problem, result.plan.stages) is None  # type: ignore[arg-type]
+        assert result.bound is None or result.bound <= result.objective
+
+
+@pytest.mark.parametrize("limit_s", [0.05, 0.5])
+@pytest.mark.parametrize("objective", ["latency", "bottleneck", "cost"])
+def test_time_limit_is_kept(clusters: ModuleType, limit_s: float, objective: str) -> None:
+    """A hard packing stops within 10 % or 50 ms (doubled here, for machines that do other work meanwhile)."""
+    problem = clusters.cluster(32, 80, 3, "hetero", 0.85, objective=objective)
+    started = time.process_time()
+    result = solve(problem, time_limit_s=limit_s)
+    assert time.process_time() - started <= limit_s + 2 * max(0.1 * limit_s, 0.05)
+    assert result.status in ("feasible", "no_solution", "optimal")
+    _check(result, problem)
+
+
+def test_work_limit_is_repeatable(clusters: ModuleType) -> None:
+    """The same work gives the same plan, bound and count of work, whatever the clock says."""
+    problem = clusters.cluster(24, 60, 2, "hetero", 0.8)
+    first, again = (solve(problem, work_limit=20_000, time_limit_s=None) for _ in range(2))
+    assert (first.plan, first.objective, first.bound) == (again.plan, again.objective, again.bound)
+    assert first.report.work == again.report.work
+    _check(first, problem)
+
+
+def test_less_work_never_proves_more(clusters: ModuleType) -> None:
+    """Bounds of truncated runs stay below the optimum, plans above it."""
+    problem = clusters.cluster(12, 40, 4, "hetero", 0.7)
+    optimum = solve(problem, time_limit_s=None)
+    assert optimum.status == "optimal"
+    for work_limit in (1, 100, 1_000, 10_000):
+        result = solve(problem, solver="labels", work_limit=work_limit, time_limit_s=None)
+        if result.bound is not None:
+            assert result.bound <= optimum.objective * (1 + 1e-9)
+        if result.objective is not None:
+            assert result.objective >= optimum.objective * (1 - 1e-9)
+
+
+def test_cancel_stops_with_the_incumbent(clusters: ModuleType) -> None:
+    """A cancel that comes after a while leaves the plan found so far."""
+    problem = clusters.cluster(32, 80, 3, "hetero", 0.85)
+    started = time.perf_counter()
+    result = solve(problem, time_limit_s=None, cancel=lambda: time.perf_counter() - started > 0.5)
+    assert time.perf_counter() - started < 5.0
+    assert result.status == "feasible"
+    _check(result, problem)
+
+
+def test_progress_is_told(clusters: ModuleType) -> None:
+    """The caller hears of incumbents and bounds, and bounds stay below incumbents."""
+    heard: list[Progress] = []
+    solve(clusters.cluster(16, 40, 1, "hetero", 0.6), on_progress=heard.append)
+    assert heard
+    for progress in heard:
+        if progress.objective is not None and progress.bound is not None:
+            assert progress.bound <= progress.objective * (1 + 1e-9)
+
+
+def test_threads_of_a_search_change_no_objective(clusters: ModuleType) -> None:
+    """Two threads find the same optimum as one."""
+    problem = clusters.cluster(20, 60, 5, "hetero", 0.75)
+    one, two = (solve(problem, threads=threads, time_limit_s=None, work_limit=2_000_000) for threads in (1, 2))
+    if one.status == two.status == "optimal":
+        assert one.objective == pytest.approx(two.objective, rel=1e-9)
+
+
+def test_several_threads_may_solve_at_once(clusters: ModuleType) -> None:
+    """Calls from several threads do not disturb each other."""
+    problems = [clusters.cluster(devices, 40, 1, "hetero", 0.6) for devices in (6, 8, 12, 16)]
+    expected = [solve(problem).objective for problem in problems]
+    found: list[list[object]] = [[] for _ in problems]
+
+    def work(k: int) -> None:
+        for _ in range(3):
+            found[k].append(solve(problems[k]).objective)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(len(problems))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert found == [[value] * 3 for value in expected]
+
+
+@pytest.mark.parametrize("solver", ["dp", "labels"])
+def test_warm_start_is_kept_when_nothing_is_better(clusters: ModuleType, solver: str) -> None:
+    """Starting from the optimum returns its value; starting from a poor plan finds it, too."""
+    problem = clusters.cluster(8, 20, 2, "hetero", 0.3)
+    best = solve(problem)
+    again = solve(problem, solver=solver, warm_start=best.require_plan())
+    assert again.status == "optimal"
+    assert again.objective == pytest.approx(best.objective, rel=1e-9)
+
+
+def test_a_limit_before_any_work_returns_the_warm_start(clusters: ModuleType) -> None:
+    """With no work allowed, the plan given is the plan returned."""
+    problem = clusters.cluster(16, 40, 2, "hetero", 0.7)
+    start = solve(problem).require_plan()
+    result = solve(problem, solver="labels", work_limit=1, warm_start=start)
+    assert result.plan is not None
+    assert result.objective is not None
+
+
+def test_warm_start_that_is_no_plan_is_refused(clusters: ModuleType) -> None:
+    """A device used twice is named."""
+    problem = clusters.cluster(8, 20, 2, "hetero", 0.3)
+    start = PlacementSolution((StageRange(0, 0, 10), StageRange(0, 10, 22)))
+    with pytest.raises(UsageError, match="device is used twice"):
+        solve(problem, warm_start=start)
+
+
+def test_more_classes_than_a_key_holds(clusters: ModuleType) -> None:
+    """72 unlike devices: a plan with a bound, or a proof once most devices are out."""
+    problem = clusters.cluster(72, 40, 1, "hetero", 0.15)
+    result = solve(problem, time_limit_s=20.0)
+    assert result.status in ("optimal", "feasible")
+    assert result.gap is not None
+    assert result.gap < 0.05
+    _check(result, problem)
+
+
+def test_identical_hosts_become_counts(clusters: ModuleType) -> None:
+    """64 devices in hosts of identical ones are solved to proof."""
+    result = solve(clusters.cluster(64, 80, 1, "hier", 0.3))
+    assert result.status == "optimal"
+
+
+def test_front_at_a_limit_keeps_its_points(clusters: ModuleType) -> None:
+    """A front stopped early is feasible, its points real plans."""
+    problem = clusters.cluster(16, 40, 1, "hetero", 0.6)
+    result = pareto(problem, time_limit_s=0.5)
+    assert result.status in ("feasible", "no_solution", "optimal")
+    for point in result.plan.points if result.plan else ():
+        assert broken_rule(problem, point.stages) is None
+
+
+def test_a_front_leaves_no_point_that_another_beats(clusters: ModuleType) -> None:
+    """Eight unlike devices: the front is proven and no point drops another."""
+    problem = clusters.cluster(8, 20, 1, "hetero", 0.5)
+    result = pareto(problem)
+    assert result.status == "optimal"
+    points = np.array([(p.latency_s, p.bottleneck_s, p.devices) for p in result.require_plan().points])
+    for k, point in enumerate(points):
+        others = np.delete(points, k, axis=0)
+        assert not (others <= point * (1 + 1e-9)).all(axis=1).any()
+
+
+def test_objectives_agree_with_each_other(clusters: ModuleType) -> None:
+    """Sixteen unlike devices: the latency optimum, the front's ends and the balanced extremes tell one story."""
+    problem = clusters.cluster(10, 30, 1, "hetero", 0.5)
+    latency = solve(problem)
+    points = pareto(problem).require_plan().points
+    assert min(point.latency_s for point in points) == pytest.approx(latency.objective, rel=1e-9)
+    bottleneck = solve(replace(problem, objective=replace(problem.objective, name="bottleneck")))
+    assert min(point.bottleneck_s for point in points) == pytest.approx(bottleneck.objective, rel=1e-8)
+    devices = solve(replace(problem, objective=replace(problem.objective, name="efficiency")))
+    assert isinstance(devices.objective, tuple)
+    assert min(point.devices for point in points) == devices.objective[0]
