@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpuplan.plans.placement_solution import FrontPoint, PlacementFront
 
 #: Size of the picture and its margins, px.
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 440, 90, 60, 40, 30
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 440, 105, 60, 40, 30
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 
 
