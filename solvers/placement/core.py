@@ -246,6 +246,20 @@ def _holds_all(tables: ClassTables, query: Query, micro_batches: int, c: int) ->
     return bool(tables.cycle.prefix[c, -1] <= query.cap_s * (1.0 + 1e-13))
 
 
+def without_costs(core: Core) -> Core:
+    """Return the bare feasibility question of a core: every plan has value 0 and any will do."""
+    return replace(
+        core,
+        prefix=np.zeros_like(core.prefix),
+        hop_s=np.where(np.isinf(core.hop_s), np.inf, 0.0),
+        hop_s_per_byte=np.zeros_like(core.hop_s_per_byte),
+        back=None if core.back is None or not np.isinf(core.back).any() else np.where(np.isinf(core.back), np.inf, 0.0),
+        entry=np.zeros_like(core.entry),
+        any_plan=True,
+        step=0.0,
+    )
+
+
 def trivial_upper(core: Core) -> float:
     """Return a value no finite plan exceeds: the slowest of everything, summed."""
     finite = core.hop_s[np.isfinite(core.hop_s)]

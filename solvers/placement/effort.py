@@ -24,6 +24,8 @@ LADDER = (Effort(200, 0), Effort(200, 100), Effort(600, 1_000), Effort(800, 10_0
 #: With few labels the search costs less than good multipliers, and a short ladder does.
 SHORT_LADDER = (Effort(6, 0), Effort(0, None))
 FEW_LABELS = 5_000.0
+#: A quick look whether any plan exists, where none is known.
+PROBE_LADDER = (Effort(200, 0), Effort(100, 100), Effort(200, 1_000))
 #: The solver ``beam``.
 BEAM_LADDER = LADDER[:3]
 

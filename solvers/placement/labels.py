@@ -23,9 +23,7 @@ from gpuplan.solvers.placement.tables import ClassPath
 
 #: Operations of one kernel call: about 10 ms, so that limits are looked at often enough.
 CALL_WORK = 1.5e7
-#: Cells (float64) of one output buffer.
-BUFFER_CELLS = 2_000_000
-#: Cells all levels together may hold (1 GB) before the search gives up its proof.
+#: Cells (float64) all levels together may hold (1 GB) before the search gives up its proof.
 MOST_CELLS = 125_000_000
 
 
@@ -165,137 +163,70 @@ class _Search:
             self.cut = min(self.cut, cut_below(self.core, self.best, self.relaxation))
 
     def _next_level(self, level: Level) -> Level:
-        starts = np.flatnonzero(np.concatenate([[True], level.keys[1:] != level.keys[:-1], [True]])).astype(np.int64)
-        parts, complete = self._expand_all(level, starts)
+        made, complete = self._expand(level)
         if not complete:
             # A limit: what was made so far is covered by the bounds of its parents; only a plan in it matters.
             self.dropped = min(self.dropped, float(level.bound.min()))
-        if not parts:
-            return level.take(np.zeros(0, dtype=np.int64))
-        if not complete:
-            part = min(parts, key=lambda some: float(some.final.min()))
-            return part.take(np.array([int(np.argmin(part.final))]))
-        joined = _join(parts)
-        rows = np.arange(len(joined.keys))
-        self.cells -= len(joined.pool)
+            best = int(np.argmin(made.final)) if len(made.keys) else 0
+            return made.take(np.arange(best, min(best + 1, len(made.keys))))
+        rows = np.arange(len(made.keys))
         if self.width is not None and len(rows) > self.width:
-            ranked = np.argsort(joined.bound, kind="stable")
+            ranked = np.argsort(made.bound, kind="stable")
             rows = ranked[: self.width]
-            self.dropped = min(self.dropped, float(joined.bound[ranked[self.width]]))
-            best = int(np.argmin(joined.final))
-            if joined.final[best] < self.best and best not in rows:
+            self.dropped = min(self.dropped, float(made.bound[ranked[self.width]]))
+            best = int(np.argmin(made.final))
+            if made.final[best] < self.best and best not in rows:
                 rows = np.append(rows, best)
-        rows = rows[np.argsort(joined.keys[rows], kind="stable")]
-        kept = _compact(joined, rows) if len(rows) < len(joined.keys) else joined.take(rows)
+        rows = rows[np.argsort(made.keys[rows], kind="stable")]
+        kept = _compact(made, rows) if len(rows) < len(made.keys) else made.take(rows)
         self.cells += len(kept.pool)
         return kept
 
-    def _expand_all(self, level: Level, starts: IntArray) -> tuple[list[Level], bool]:
-        """Extend every group, in calls short enough to look at the limits between them; False when one was reached."""
+    def _expand(self, level: Level) -> tuple[Level, bool]:
+        """Extend every group of a level, in calls short enough to look at the limits; False when one was reached."""
         core = self.core
+        num, n = core.num_classes, core.num_layers
+        starts = np.flatnonzero(np.concatenate([[True], level.keys[1:] != level.keys[:-1], [True]])).astype(np.int64)
         groups = len(starts) - 1
-        work = core.num_classes * core.num_layers * (core.num_classes if core.cap is None else 6 * core.num_classes)
-        per_call = max(1, int(CALL_WORK / work))
+        per_call = max(1, int(CALL_WORK / (num * num * n * (1 if core.cap is None else 6))))
         if self.threads > 1 and groups > 2 * per_call:
             return self._expand_threaded(level, starts, per_call)
-        parts: list[Level] = []
+        # Untouched memory costs nothing, so the output is as large as it may become.
+        cells = min(groups * num * (n + 1), max(MOST_CELLS - self.cells, 0) + num * (n + 1))
+        output = _Output(groups * num, cells)
         cut = np.array([self.cut])
         at = 0
-        while at < groups:
-            if self._stopped():
-                break
-            part, at = self._expand_some(level, starts, at, min(groups, at + per_call), cut)
-            parts.append(part)
-            self.cells += len(part.pool)
-            self.budget.spend(len(part.keys))
+        while at < groups and not self.budget.exhausted():
+            end = min(groups, at + per_call)
+            before = output.rows
+            at = output.fill(self, level, starts, at, end, cut)
+            self.budget.spend(output.rows - before)
+            if at < end:
+                break  # out of memory
         self.cut = float(cut[0])
-        return [part for part in parts if len(part.keys)], at >= groups
+        return output.level(), at >= groups
 
-    def _stopped(self) -> bool:
-        return self.cells > MOST_CELLS or self.budget.exhausted()
-
-    def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> tuple[list[Level], bool]:
+    def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> tuple[Level, bool]:
         """Extend groups on several threads; every call starts from the same cut, so none depends on another."""
-        groups = len(starts) - 1
+        groups, num, n = len(starts) - 1, self.core.num_classes, self.core.num_layers
 
-        def extend(begin: int) -> list[Level]:
-            found: list[Level] = []
-            at, end = begin, min(groups, begin + per_call)
-            cut = np.array([self.cut])
-            while at < end:
-                part, at = self._expand_some(level, starts, at, end, cut)
-                found.append(part)
-            return found
+        def extend(begin: int) -> Level:
+            end = min(groups, begin + per_call)
+            output = _Output((end - begin) * num, (end - begin) * num * (n + 1))
+            output.fill(self, level, starts, begin, end, np.array([self.cut]))
+            return output.level()
 
         parts: list[Level] = []
+        made, wave = 0, 0
         with ThreadPoolExecutor(self.threads) as pool:
-            for wave in range(0, groups, per_call * self.threads):
-                if self._stopped():
-                    return [part for part in parts if len(part.keys)], False
-                begins = range(wave, min(groups, wave + per_call * self.threads), per_call)
-                for found in pool.map(extend, begins):
-                    parts += found
-                    self.budget.spend(sum(len(part.keys) for part in found))
-                    self.cells += sum(len(part.pool) for part in found)
-        return [part for part in parts if len(part.keys)], True
-
-    def _expand_some(self, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> tuple[Level, int]:
-        core, relaxation = self.core, self.relaxation
-        num, n = core.num_classes, core.num_layers
-        room = min((end - begin) * num, max(BUFFER_CELLS // (n + 1), num))
-        ints = np.empty((5, room), dtype=np.int64)
-        floats = np.empty((2, room))
-        pool = np.empty(room * (n + 1))
-        filled = np.zeros(2, dtype=np.int64)
-        at = kernels.expand(
-            level.keys,
-            starts,
-            level.last,
-            level.offset,
-            level.lo,
-            level.hi,
-            level.pool,
-            begin,
-            end,
-            core.prefix,
-            core.hop_s,
-            core.hop_s_per_byte,
-            core.boundary,
-            relaxation.term,
-            core.entry,
-            core.low,
-            core.top,
-            relaxation.arrays.capped,
-            relaxation.arrays.following,
-            relaxation.ending,
-            self.shift,
-            self.mask,
-            core.counts,
-            core.pred,
-            relaxation.arrays.uses,
-            relaxation.arrays.limits,
-            self.price,
-            self.slack,
-            relaxation.plain_after,
-            relaxation.plain_rest,
-            relaxation.after,
-            relaxation.rest,
-            core.step,
-            cut,
-            ints[0],
-            ints[1],
-            ints[2],
-            ints[3],
-            ints[4],
-            floats[0],
-            floats[1],
-            pool,
-            filled,
-        )
-        rows, cells = int(filled[0]), int(filled[1])
-        key, last, offset, lo, hi = (column[:rows].copy() for column in ints)
-        bound, final = (column[:rows].copy() for column in floats)
-        return Level(key, last, offset, lo, hi, bound, final, pool[:cells].copy()), int(at)
+            while wave < groups and not self.budget.exhausted() and self.cells + made <= MOST_CELLS:
+                after = min(groups, wave + per_call * self.threads)
+                for part in pool.map(extend, range(wave, after, per_call)):
+                    parts.append(part)
+                    made += len(part.pool)
+                    self.budget.spend(len(part.keys))
+                wave = after
+        return _join(parts) if parts else _Output(0, 0).level(), wave >= groups
 
     def _trace(self, count: int, row: int) -> ClassPath:
         """Walk back from a complete label, recomputing each minimum."""
@@ -343,6 +274,77 @@ class _Search:
         c = int(level.last[row])
         hop = core.hop_s[c, after] + core.boundary[stop] * core.hop_s_per_byte[c, after]
         return self._start(level, row, stop, after)[0] + float(hop)
+
+
+class _Output:
+    """Columns and pool that a kernel writes new labels into."""
+
+    def __init__(self, rows: int, cells: int) -> None:
+        self.ints = np.empty((5, rows), dtype=np.int64)
+        self.floats = np.empty((2, rows))
+        self.pool = np.empty(cells)
+        self.filled = np.zeros(2, dtype=np.int64)
+
+    @property
+    def rows(self) -> int:
+        """Labels written so far."""
+        return int(self.filled[0])
+
+    def level(self) -> Level:
+        """Return the labels written, in the order they were made."""
+        key, last, offset, lo, hi = (column[: self.rows] for column in self.ints)
+        bound, final = (column[: self.rows] for column in self.floats)
+        return Level(key, last, offset, lo, hi, bound, final, self.pool[: int(self.filled[1])])
+
+    def fill(self, search: _Search, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> int:
+        """Extend groups begin..end−1; return the first group not done for lack of space."""
+        core, relaxation = search.core, search.relaxation
+        done = kernels.expand(
+            level.keys,
+            starts,
+            level.last,
+            level.offset,
+            level.lo,
+            level.hi,
+            level.pool,
+            begin,
+            end,
+            core.prefix,
+            core.hop_s,
+            core.hop_s_per_byte,
+            core.boundary,
+            relaxation.term,
+            core.entry,
+            core.low,
+            core.top,
+            relaxation.arrays.capped,
+            relaxation.arrays.following,
+            relaxation.ending,
+            search.shift,
+            search.mask,
+            core.counts,
+            core.pred,
+            relaxation.arrays.uses,
+            relaxation.arrays.limits,
+            search.price,
+            search.slack,
+            relaxation.plain_after,
+            relaxation.plain_rest,
+            relaxation.after,
+            relaxation.rest,
+            core.step,
+            cut,
+            self.ints[0],
+            self.ints[1],
+            self.ints[2],
+            self.ints[3],
+            self.ints[4],
+            self.floats[0],
+            self.floats[1],
+            self.pool,
+            self.filled,
+        )
+        return int(done)
 
 
 def cut_below(core: Core, upper: float, relaxation: Relaxation) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups
-from gpuplan.solvers.placement.effort import BEAM_LADDER, FEW_LABELS, LADDER, SHORT_LADDER, Settings
+from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups, without_costs
+from gpuplan.solvers.placement.effort import BEAM_LADDER, FEW_LABELS, LADDER, PROBE_LADDER, SHORT_LADDER, Settings
 from gpuplan.solvers.placement.labels import search
 from gpuplan.solvers.placement.lagrangian import (
     Arrays,
@@ -113,7 +113,7 @@ class _Search:
         hint: ClassPath | None,
         multipliers: dict[str, FloatArray],
     ) -> None:
-        self.core, self.budget, self.threads = core, budget, settings.threads
+        self.core, self.budget, self.settings = core, budget, settings
         self.best = upper
         self.path: ClassPath | None = None
         self.memory = multipliers
@@ -130,6 +130,8 @@ class _Search:
         if self.found_any():
             return self.outcome(-math.inf)
         queue = self._open_groups()
+        if queue and not self._try_feasibility():
+            return self.outcome(math.inf)
         order = itertools.count(len(self.groups))  # ties: the group queued first
         while queue:
             bound, _, item = heapq.heappop(queue)
@@ -140,7 +142,9 @@ class _Search:
                 self.left = min(self.left, bound)
                 continue
             dropped = self._work_on(item)
-            self.budget.report("placement", self.best if self.path is not None else None, self._finite(bound))
+            if not self.core.any_plan:
+                known = self.best if self.path is not None else None
+                self.budget.report("placement", known, bound if math.isfinite(bound) else None)
             if dropped < math.inf:
                 heapq.heappush(queue, (dropped, next(order), item))
         least = min([self.left] + [bound for bound, _, _ in queue], default=math.inf)
@@ -167,6 +171,23 @@ class _Search:
                 queue.append((bound, k, _Open(group, relaxation)))
         heapq.heapify(queue)
         return queue
+
+    def _try_feasibility(self) -> bool:
+        """Look for any plan at all where none is known, times left aside; return whether one may exist.
+
+        A search for low cost fills its beam with labels that run out of memory when the packing is hard; asked for
+        feasibility alone it prices memory only.
+        """
+        core = self.core
+        if math.isfinite(self.best) or core.any_plan:
+            return True
+        bare = _Search(
+            without_costs(core), math.inf, self.budget, replace(self.settings, ladder=PROBE_LADDER), None, {}
+        )
+        answer = bare.run()
+        if answer.path is not None:
+            self.offer(core.value(answer.path), answer.path)
+        return answer.path is not None or not answer.proven
 
     def bound_jointly(self, steps: int) -> Relaxation:
         """Bound all groups by one relaxation; its path may be a plan."""
@@ -216,7 +237,7 @@ class _Search:
         bound = relaxation.lower
         if self.settled(bound) or effort.width == 0 or self.found_any():
             return bound
-        found = search(relaxation, self.best, effort.width, self.budget, self.threads, bound)
+        found = search(relaxation, self.best, effort.width, self.budget, self.settings.threads, bound)
         self.offer(found.value, found.path)
         return max(bound, found.dropped)
 
@@ -224,9 +245,6 @@ class _Search:
         """Take a plan if it is better than the incumbent."""
         if path is not None and value < self.best:
             self.best, self.path = value, path
-
-    def _finite(self, bound: float) -> float | None:
-        return bound if math.isfinite(bound) else None
 
     def outcome(self, least: float) -> CoreOutcome:
         """State the incumbent when nothing below the bound `least` is left unexplored."""
