@@ -1,0 +1,1 @@
+"""Batches of requests whose lengths are uncertain: chance constraints, expected cost, caps, sensitivity."""
