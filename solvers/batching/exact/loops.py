@@ -103,9 +103,20 @@ def sized_counts(
 
 
 def ordered(
-    prompt: IntArray, output: IntArray, k: FloatArray, capacity: int, limit: int, f: FloatArray, back: IntArray
+    prompt: IntArray,
+    output: IntArray,
+    rate: FloatArray,
+    k: FloatArray,
+    capacity: int,
+    limit: int,
+    f: FloatArray,
+    back: IntArray,
 ) -> None:
-    """Fill f and back for batches contiguous in the order given, whatever it is. O(N·B)."""
+    """Fill f and back for batches contiguous in the order given, whatever it is. O(N·B).
+
+    A batch that begins after request i costs rate[i]·(time from k0..k4) + k5·b·(S+O): with the weight of all that
+    still waits as its rate, the sum is Σ w·C of batches in this order.
+    """
     f[0] = 0.0
     for j in range(1, len(f)):
         S, O = 0, 0  # noqa: E741
@@ -115,9 +126,8 @@ def ordered(
             if b > 1 and b * (S + O) > capacity:
                 break
             steps = max(O - 1, 0)
-            value = f[j - b] + (
-                k[0] + k[1] * b * S + steps * (k[2] + k[3] * b) + k[4] * b * steps * (S + 0.5 * O) + k[5] * b * (S + O)
-            )
+            took = k[0] + k[1] * b * S + steps * (k[2] + k[3] * b) + k[4] * b * steps * (S + 0.5 * O)
+            value = f[j - b] + rate[j - b] * took + k[5] * b * (S + O)
             if value < best:
                 best, size = value, b
         f[j] = best

@@ -1,0 +1,92 @@
+"""One lower bound on the whole objective, from the split, from shares, or from both, and how it was proven.
+
+Makespan and padding are bounded together: makespan·max C ≥ makespan·(first arrival + Σ work/V), so the split of that
+sum of batch costs, on an executor with the largest limits of all, bounds both terms. Latency and violations add their
+own bounds from shares: each term's least value is at most its value in any plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray
+from gpuplan.solvers.batching.bounds import shares
+from gpuplan.solvers.batching.bounds.split import Split, split
+from gpuplan.solvers.batching.exact.additive import Additive, coefficients, deadlines_count
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A lower bound, how it was proven, and why hard deadlines cannot hold (None when that is not proven)."""
+
+    value: float
+    kind: str
+    infeasible: str | None = None
+
+
+def relaxed_form(problem: BatchingProblem, makespan: float, padding: float) -> Additive:
+    """Return the sum form that bounds makespan·max C + padding·(padded tokens) of any plan from below."""
+    requests = problem.requests
+    tokens = float(int(requests.prompt_tokens.sum()) + int(requests.output_tokens.sum()))
+    return Additive(
+        prompt=requests.prompt_tokens,
+        output=requests.output_tokens,
+        k=coefficients(problem.time, makespan, float(problem.speed.sum()), padding),
+        capacity=max(executor.kv_tokens for executor in problem.executors),
+        limit=int(problem.max_batch.max()),
+        constant=makespan * float(requests.arrival_s.min(initial=np.inf)) - padding * tokens,
+    )
+
+
+def lower_bound(
+    problem: BatchingProblem, *, share: FloatArray | None = None, rounds: int = 12, sum_bound: float | None = None
+) -> Bound:
+    """Return a bound on the objective of any plan.
+
+    Parameters
+    ----------
+    share
+        Work shares, s at speed 1; None takes those of continuous batching.
+    sum_bound
+        A bound on makespan and padding together found elsewhere (column generation).
+    """
+    if problem.num_requests == 0:
+        return Bound(0.0, "no requests")
+    goal = problem.objective
+    share = shares.continuous(problem) if share is None else share
+    value, kinds = _makespan_and_padding(problem, share, rounds, sum_bound)
+    if goal.latency > 0.0:
+        value += goal.latency * shares.latency_bound(problem, share, _work(problem, rounds))
+        kinds.append("preemptive machine")
+    reason = None
+    if problem.hard:
+        reason = shares.overfull(problem, share)
+    elif deadlines_count(problem):
+        value += goal.violation * shares.violation_bound(problem, share)
+        kinds.append("overfull intervals")
+    return Bound(value, " + ".join(kinds), reason)
+
+
+def _work(problem: BatchingProblem, rounds: int) -> FloatArray:
+    """Return bounds on the time of any n requests at speed 1."""
+    form = relaxed_form(problem, float(problem.speed.sum()), 0.0)
+    return split(form, rounds=rounds).work
+
+
+def _makespan_and_padding(
+    problem: BatchingProblem, share: FloatArray, rounds: int, sum_bound: float | None
+) -> tuple[float, list[str]]:
+    goal = problem.objective
+    if goal.makespan == 0.0 and goal.padding == 0.0:
+        return 0.0, []
+    form = relaxed_form(problem, goal.makespan, goal.padding)
+    halves: Split = split(form, rounds=rounds)
+    values = {
+        "Lagrangian split": halves.bound + form.constant,
+        "preemptive machine": goal.makespan * shares.makespan_bound(problem, share),
+        "column generation": -np.inf if sum_bound is None else sum_bound,
+    }
+    best = max(values, key=lambda name: values[name])
+    return max(values[best], 0.0), [best]
