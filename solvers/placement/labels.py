@@ -23,8 +23,8 @@ from gpuplan.solvers.placement.tables import ClassPath
 
 #: Operations of one kernel call: about 10 ms, so that limits are looked at often enough.
 CALL_WORK = 1.5e7
-#: Cells (float64) all levels together may hold (1 GB) before the search gives up its proof.
-MOST_CELLS = 125_000_000
+#: Cells (float64) all levels together may hold (0.5 GB) before the search gives up its proof.
+MOST_CELLS = 64_000_000
 
 
 class Level(NamedTuple):
@@ -177,7 +177,7 @@ class _Search:
             best = int(np.argmin(made.final))
             if made.final[best] < self.best and best not in rows:
                 rows = np.append(rows, best)
-        rows = rows[np.argsort(made.keys[rows], kind="stable")]
+        rows = _sorted_by_key(made, rows)
         kept = _compact(made, rows) if len(rows) < len(made.keys) else made.take(rows)
         self.cells += len(kept.pool)
         return kept
@@ -204,7 +204,7 @@ class _Search:
             if at < end:
                 break  # out of memory
         self.cut = float(cut[0])
-        return output.level(), at >= groups
+        return output.level(), at >= groups and not self.budget.exhausted()
 
     def _expand_threaded(self, level: Level, starts: IntArray, per_call: int) -> tuple[Level, bool]:
         """Extend groups on several threads; every call starts from the same cut, so none depends on another."""
@@ -365,6 +365,12 @@ def _join(parts: list[Level]) -> Level:
     shift = np.cumsum([0] + [len(part.pool) for part in parts[:-1]])
     moved = [part._replace(offset=part.offset + begin) for part, begin in zip(parts, shift, strict=True)]
     return Level._make(np.concatenate(columns) for columns in zip(*moved, strict=True))
+
+
+def _sorted_by_key(level: Level, rows: IntArray) -> IntArray:
+    """Sort labels by key. Those of one class were made in key order, so by class first they are a few sorted runs."""
+    rows = rows[np.argsort(level.last[rows].astype(np.int16), kind="stable")]
+    return rows[np.argsort(level.keys[rows], kind="stable")]
 
 
 def _compact(level: Level, rows: IntArray) -> Level:

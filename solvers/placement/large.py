@@ -121,6 +121,7 @@ class _Search:
         self.groups = first_groups(core)
         few = count_labels(core, len(self.groups)) <= FEW_LABELS
         self.ladder = settings.ladder or (SHORT_LADDER if few else LADDER)
+        self.probed = False
         self.left = math.inf  # least bound among groups given up at the last rung
         if hint is not None and core.holds(hint):
             self.offer(core.value(hint), hint)
@@ -130,8 +131,6 @@ class _Search:
         if self.found_any():
             return self.outcome(-math.inf)
         queue = self._open_groups()
-        if queue and not self._try_feasibility():
-            return self.outcome(math.inf)
         order = itertools.count(len(self.groups))  # ties: the group queued first
         while queue:
             bound, _, item = heapq.heappop(queue)
@@ -142,6 +141,8 @@ class _Search:
                 self.left = min(self.left, bound)
                 continue
             dropped = self._work_on(item)
+            if self._nothing_found(item) and not self._try_feasibility():
+                return self.outcome(math.inf)
             if not self.core.any_plan:
                 known = self.best if self.path is not None else None
                 self.budget.report("placement", known, bound if math.isfinite(bound) else None)
@@ -171,6 +172,13 @@ class _Search:
                 queue.append((bound, k, _Open(group, relaxation)))
         heapq.heapify(queue)
         return queue
+
+    def _nothing_found(self, item: _Open) -> bool:
+        """Whether a first beam has left the search without a plan or a value to beat; said once."""
+        if math.isfinite(self.best) or self.core.any_plan or self.probed or self.ladder[item.rung - 1].width == 0:
+            return False
+        self.probed = True
+        return True
 
     def _try_feasibility(self) -> bool:
         """Look for any plan at all where none is known, times left aside; return whether one may exist.
