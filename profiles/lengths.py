@@ -178,6 +178,16 @@ class Lengths:
         rows = np.repeat(np.arange(len(table)), len(level))
         return _merged(rows, np.ceil(table).ravel(), np.tile(mass, len(table)), len(table))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Lengths]) -> Lengths:
+        """Return the requests of all `parts`, one part after the other."""
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        return cls(
+            np.concatenate([[0], np.cumsum(counts)]),
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.probability for part in parts]),
+        )
+
     # -------------------------------------------------------------------------------------------------- what they say
 
     def mean(self) -> FloatArray:
@@ -251,7 +261,7 @@ class Lengths:
         """Return P(output ≤ tokens[m]) by entry."""
         total = np.cumsum(self.probability)
         before = np.concatenate([[0.0], total])[self.offsets[:-1]]
-        return total - np.repeat(before, np.diff(self.offsets))
+        return np.asarray(total - np.repeat(before, np.diff(self.offsets)), dtype=np.float64)
 
     def _check_shape(self) -> None:
         counts = np.diff(self.offsets)

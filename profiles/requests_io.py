@@ -55,19 +55,27 @@ def load_requests(path: str | Path, *, columns: Mapping[str, str] | None = None)
         A Parquet file where the extra ``parquet`` is not installed.
     """
     source = str(path)
-    read_header, read = _FORMATS[_format(source)]
-    layout, mapping = map_columns(read_header(source), columns or {}, source)
-    kinds: dict[str, Kind] = {column: _kind(name) for name, column in mapping.items()}
-    try:
-        values = read(source, kinds)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"expected one kind of value a column, got {error}", source=source) from None
+    layout, mapping = map_columns(table_header(source), columns or {}, source)
+    values = read_columns(source, {column: _kind(name) for name, column in mapping.items()})
     try:
         return _table({name: values[column] for name, column in mapping.items()}, layout)
     except InputError as error:
         raise error.at(source) from None
+
+
+def table_header(source: str) -> tuple[str, ...]:
+    """Return the columns of a CSV, JSON Lines or Parquet file; InputError when it is none of them."""
+    return _FORMATS[_format(source)][0](source)
+
+
+def read_columns(source: str, kinds: Mapping[str, Kind]) -> dict[str, ColumnArray]:
+    """Return the columns named in `kinds` of a CSV, JSON Lines or Parquet file; InputError as `load_requests`."""
+    try:
+        return _FORMATS[_format(source)][1](source, kinds)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected one kind of value a column, got {error}", source=source) from None
 
 
 def _format(source: str) -> str:

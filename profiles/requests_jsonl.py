@@ -130,7 +130,13 @@ def _is_date(value: str) -> bool:
 
 
 def _text(values: list[Any]) -> ColumnArray:
-    return np.array([None if value is None else str(value) for value in values], dtype=object)
+    return np.array([_as_text(value) for value in values], dtype=object)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def _ids(values: list[Any]) -> ColumnArray:
