@@ -77,7 +77,7 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], ou
         inputs={
             "model": model,
             "topology": topology,
-            "costs": problem.costs.to_inputs(problem.model, problem.topology.devices),
+            "costs": problem.costs.to_inputs(problem.model, problem.topology.devices, workload),
             "workload": asdict(point),
             "options": _options(problem),
         },
@@ -208,12 +208,31 @@ def _kv_capacity(
 
 
 def _provenance(problem: PlacementProblem, stages: Sequence[StageRange], times: Sequence[LayerTimes]) -> Provenance:
-    counts: Counter[str] = Counter()
+    """Return the shares of the layers' seconds in a request, by origin.
+
+    What was read outside of a measured range rests on an assumed form, so it counts as analytic.
+    """
+    steps = problem.workload.decode_steps
+    seconds: Counter[str] = Counter()
     for stage, rows in zip(stages, times, strict=True):
-        counts.update(rows.origin[stage.start : stage.stop])
-    total = sum(counts.values())
-    shares = {tag: counts[tag] / total for tag in ("measured", "interpolated", "fitted", "analytic")}
+        held = slice(stage.start, stage.stop)
+        for tag, (prefill, decode) in _by_origin(rows).items():
+            counted = "analytic" if tag == "extrapolated" else tag
+            seconds[counted] += float(np.sum(prefill[held]) + steps * np.sum(decode[held]))
+    total = sum(seconds.values())
+    shares = {
+        tag: seconds[tag] / total if total > 0.0 else float(tag == "analytic")
+        for tag in ("measured", "interpolated", "fitted", "analytic")
+    }
     return Provenance(**shares, sources=tuple(problem.costs.sources))
+
+
+def _by_origin(rows: LayerTimes) -> Mapping[str, tuple[Any, Any]]:
+    if rows.by_origin is not None:
+        return rows.by_origin
+    tags = np.array(rows.origin)
+    return {tag: (np.where(tags == tag, rows.prefill_s, 0.0), np.where(tags == tag, rows.decode_s, 0.0))
+            for tag in dict.fromkeys(rows.origin)}
 
 
 def _options(problem: PlacementProblem) -> dict[str, Any]:

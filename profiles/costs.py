@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,12 +23,17 @@ class LayerTimes:
     prefill_s, decode_s
         Seconds to prefill b·s tokens, and of one decode step at the mean context; shape (n,).
     origin
-        Where the numbers come from, one tag a layer; length n.
+        Where the numbers come from, one tag a layer; length n. A layer of mixed origin has the tag of its part that is
+        farthest from a measurement.
+    by_origin
+        Seconds of every layer (prefill, decode) by tag, adding up to the times; shape (n,) each. None: every layer is
+        wholly what its tag says.
     """
 
     prefill_s: NDArray[np.float64]
     decode_s: NDArray[np.float64]
     origin: tuple[Origin, ...]
+    by_origin: Mapping[Origin, tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
 
 
 class CostProfile(Protocol):
@@ -48,6 +54,11 @@ class CostProfile(Protocol):
         """Return the times of all layers of `model` on `device` (collectives not included)."""
         ...
 
-    def to_inputs(self, model: ModelProfile, devices: tuple[Device, ...]) -> dict[str, Any]:
-        """Return what a plan embeds so that its times can be recomputed from the file alone."""
+    def to_inputs(
+        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+    ) -> dict[str, Any]:
+        """Return what a plan of `workload` embeds so that its times can be recomputed from the file alone.
+
+        Sources whose coefficients hold for every workload take none.
+        """
         ...

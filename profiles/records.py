@@ -107,6 +107,10 @@ class Record:
             for index, value in enumerate(self._list(key))
         ]
 
+    def values(self, key: str) -> Sequence[Any]:
+        """Return a list of anything."""
+        return self._list(key)
+
     def _list(self, key: str) -> Sequence[Any]:
         value = self._values.get(key)
         if not isinstance(value, (list, tuple)):

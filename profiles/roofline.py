@@ -74,7 +74,9 @@ class AnalyticCosts:
             origin=tuple(_ORIGIN for _ in model.layers),
         )
 
-    def to_inputs(self, model: ModelProfile, devices: tuple[Device, ...]) -> dict[str, Any]:
+    def to_inputs(
+        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+    ) -> dict[str, Any]:
         """Return the resolved coefficients of every device: with the formula above, all that its times need."""
         return {
             "source": "analytic",
