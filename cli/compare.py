@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpuplan.cli.batch_options import BatchOptions, batch_options
 from gpuplan.cli.errors import ExitCode, say_error
 from gpuplan.cli.options import (
     ModelOptions,
@@ -23,16 +24,18 @@ from gpuplan.cli.output import Output
 from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpuplan.cli.compare_view import Row
     from gpuplan.profiles import DensePlacement, PlacementProblem
     from gpuplan.solvers.placement.compare import ComparisonRow
 
 
 @click.command("compare")
-@click.argument("words", nargs=-1, metavar="MODEL CLUSTER | PROBLEM.json")
+@click.argument("words", nargs=-1, metavar="MODEL CLUSTER | PROBLEM.json | REQUESTS")
 @click.option("--solvers", metavar="A,B,…", help="Only these; see gpuplan list solvers.")
 @problem_options
 @model_options
 @topology_options
+@batch_options
 @limit_options
 @format_option
 def compare_command(
@@ -41,15 +44,23 @@ def compare_command(
     ask: ProblemOptions,
     shape: ModelOptions,
     where: TopologyOptions,
+    batch: BatchOptions,
     search: SearchOptions,
     form: str,
 ) -> int:
     """Run every solver and baseline on one instance; each answer is recomputed by the verifier.
 
-    The instance is MODEL on CLUSTER, or a problem file. The limits hold for each solver.
+    The instance is MODEL on CLUSTER, a problem file, or REQUESTS with --plan or --executors. The limits hold for each
+    solver.
     """
+    from gpuplan.cli.batch_files import compare_requests
+
     output = Output(data=form == "json")
     names = None if solvers is None else [name.strip() for name in solvers.split(",") if name.strip()]
+    batching = compare_requests(words, batch, names, search, output)
+    if batching is not None:
+        _print(batching, "latency", output)
+        return _verdict(batching)
     problem, objective = _instance(words, ask, shape, where, output)
     rows = _run(problem, names, search)
     _print(rows, objective, output)
@@ -94,7 +105,7 @@ def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> li
         )
 
 
-def _print(rows: Sequence[ComparisonRow], objective: str, output: Output) -> None:
+def _print(rows: Sequence[Row], objective: str, output: Output) -> None:
     from gpuplan.cli.compare_view import compare_report, compare_table, notes
     from gpuplan.cli.style import bullets
 
@@ -105,7 +116,7 @@ def _print(rows: Sequence[ComparisonRow], objective: str, output: Output) -> Non
         output.show("", bullets(remarks))
 
 
-def _verdict(rows: Sequence[ComparisonRow]) -> int:
+def _verdict(rows: Sequence[Row]) -> int:
     """Return the exit code: a refused answer is worst, then no answer at all."""
     wrong = [row.name for row in rows if row.verified is False]
     if wrong:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpuplan.cli.certificate import format_value, percent
 from gpuplan.cli.solving import value_to_json
@@ -13,11 +13,50 @@ from gpuplan.units import format_seconds
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpuplan.solvers.placement.compare import ComparisonRow
     from gpuplan.solvers.result import Value
 
 
-def compare_report(rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
+class Row(Protocol):
+    """One method's answer: a row of a placement or of a batching comparison."""
+
+    @property
+    def name(self) -> str:
+        """The method."""
+
+    @property
+    def kind(self) -> str:
+        """What sort of method it is."""
+
+    @property
+    def status(self) -> str:
+        """As in the result, or ``refused``."""
+
+    @property
+    def objective(self) -> Value | None:
+        """Its value."""
+
+    @property
+    def bound(self) -> Value | None:
+        """What is proven."""
+
+    @property
+    def gap(self) -> float | None:
+        """Distance of the two."""
+
+    @property
+    def wall_time_s(self) -> float:
+        """Time of the call, s."""
+
+    @property
+    def verified(self) -> bool | None:
+        """What the verifier says."""
+
+    @property
+    def note(self) -> str:
+        """Why there is no answer, or a remark."""
+
+
+def compare_report(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows as JSON values."""
     return [
         {
@@ -35,7 +74,7 @@ def compare_report(rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
     ]
 
 
-def compare_table(rows: Sequence[ComparisonRow], objective: str) -> Table:
+def compare_table(rows: Sequence[Row], objective: str) -> Table:
     """Return one line a solver: what it claims, its value and how far it is from the best, time, the verdict."""
     right = ("objective", "over best", "time")
     table = plain_table("solver", "claim", "objective", "over best", "time", "check", right=right)
@@ -54,14 +93,14 @@ def compare_table(rows: Sequence[ComparisonRow], objective: str) -> Table:
     return table
 
 
-def claim(row: ComparisonRow) -> str:
+def claim(row: Row) -> str:
     """Return what a solver says of its answer: proven, within a gap, or nothing."""
     if row.status == "feasible":
         return "a plan" if row.gap is None else f"gap {percent(row.gap)}"
     return row.status.replace("_", " ")
 
 
-def notes(rows: Sequence[ComparisonRow]) -> list[str]:
+def notes(rows: Sequence[Row]) -> list[str]:
     """Return the solvers' remarks, equal ones once."""
     speakers: dict[str, list[str]] = {}
     for row in rows:

@@ -1,0 +1,137 @@
+"""Batching problems, solutions and plans in ``solve``, ``verify`` and ``compare``: which file is one, and what then."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.cli.errors import ExitCode
+from gpuplan.cli.options import SearchOptions
+from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpuplan.cli.batch_options import BatchOptions
+    from gpuplan.plans.verify.findings import Verification
+    from gpuplan.solvers.batching.compare import BatchingRow
+
+PROBLEM = "gpuplan/batching-problem"
+SOLUTION = "gpuplan/batching-solution"
+PLAN = "gpuplan/batch-plan"
+_SCHEMA = re.compile(rb"""["']?\bschema["']?\s*:\s*["']?(gpuplan/[a-z-]+)/""")
+
+
+def kind_of(path: str) -> str:
+    """Return the kind a file says it is (``gpuplan/batch-plan``), "" when it does not say or cannot be read."""
+    from gpuplan.plans.batch_parquet import is_parquet
+    from gpuplan.profiles.problems.documents import read_document
+
+    if is_parquet(path):
+        return PLAN
+    # Most files name one kind, and finding it in the text is much faster than reading the whole document twice.
+    try:
+        named = set(_SCHEMA.findall(Path(path).read_bytes()))
+    except (OSError, ValueError):
+        return ""
+    if len(named) == 1:
+        return str(named.pop().decode())
+    try:
+        document = read_document(path) if named else None
+    except InputError:
+        return ""
+    schema = document.get("schema") if isinstance(document, dict) else None
+    return schema.rpartition("/")[0] if isinstance(schema, str) else ""
+
+
+def solve_file(path: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
+    """Solve a batching-problem file and print the solution with its certificate."""
+    from gpuplan.cli.batch import run_batching
+    from gpuplan.cli.batch_view import batches_table
+    from gpuplan.cli.certificate import certificate
+    from gpuplan.cli.solving import show_notes, write_stats
+    from gpuplan.plans.batch_solution_io import batching_solution_to_dict
+    from gpuplan.profiles.problems.batching_io import batching_to_dict, load_batching_problem
+    from gpuplan.profiles.requests import time_warnings
+    from gpuplan.solvers.batching.registry import find_batching
+
+    output = Output(data=output_path is None or form == "json")
+    for target in (output_path, search.stats, search.write_model):
+        check_writable(target)
+    if search.warm_start is not None:
+        raise UsageError("--warm-start: batching problems take none")
+    find_batching(search.solver)
+    problem = load_batching_problem(path)
+    for warning in time_warnings(problem.time):
+        output.note(f"warning: {warning}")
+    if search.write_model is not None:
+        write_text(search.write_model, to_json(batching_to_dict(problem)))
+    run = run_batching(problem, search.solver, search, {})
+    show_notes(run, output)
+    write_stats(search.stats, run, "solve")
+    document = batching_solution_to_dict(run.result, problem)
+    if run.result.plan is None:
+        output.document(document)
+        return run.exit_code()
+    if output_path is not None:
+        write_text(output_path, to_json(document))
+    output.document(document)
+    line = certificate(run.result, "latency", what="solution", stopped=run.stopped)
+    output.show(batches_table(problem, run.result.plan), "", line)
+    return ExitCode.DONE
+
+
+def verify_file(path: str, problem: str | None) -> Verification | None:
+    """Verify a batch plan or a batching solution; None when the file is neither."""
+    from gpuplan.plans.verify.batching import verify_batch_plan, verify_batching_solution
+    from gpuplan.profiles.problems.batching_io import load_batching_problem
+
+    kind = kind_of(path)
+    if kind == PLAN:
+        return verify_batch_plan(path, None if problem is None else load_batching_problem(problem))
+    if problem is not None and kind_of(problem) == PROBLEM:
+        return verify_batching_solution(path, load_batching_problem(problem))
+    if kind == SOLUTION and problem is None:
+        raise UsageError(f"{path} is a solution: name the problem it answers with --problem PROBLEM")
+    return None
+
+
+def compare_requests(
+    words: Sequence[str], batch: BatchOptions, names: Sequence[str] | None, search: SearchOptions, output: Output
+) -> list[BatchingRow] | None:
+    """Compare on REQUESTS or a batching-problem file; None when the words are neither."""
+    from gpuplan.cli.batch_options import BatchOptions
+
+    if len(words) != 1:
+        if batch != BatchOptions():
+            raise UsageError("--plan, --executors and the options on requests belong to one REQUESTS file")
+        return None
+    if batch != BatchOptions():
+        from gpuplan.cli.batch_inputs import read_question
+
+        problem = read_question(words[0], batch, output).problem
+    elif kind_of(words[0]) == PROBLEM:
+        from gpuplan.profiles.problems.batching_io import load_batching_problem
+
+        problem = load_batching_problem(words[0])
+    else:
+        return None
+    return _run(problem, names, search)
+
+
+def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> list[BatchingRow]:
+    from gpuplan.cli.interrupt import Interrupt
+    from gpuplan.cli.progress import SearchProgress
+    from gpuplan.solvers.batching.compare import compare_batching
+    from gpuplan.solvers.limits import Limits, Progress
+
+    with Interrupt("the methods finished so far") as interrupt, SearchProgress("comparing", seconds=True) as progress:
+        return compare_batching(
+            problem,
+            names,
+            limits=Limits(search.time_limit, search.work_limit, search.threads, interrupt),
+            seed=search.seed,
+            on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
+        )
