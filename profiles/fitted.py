@@ -22,7 +22,7 @@ from gpuplan.profiles.fitting import Coefficients, FitResult, Triple
 from gpuplan.profiles.model import ModelProfile
 from gpuplan.profiles.records import Record
 from gpuplan.profiles.roofline import AnalyticCosts
-from gpuplan.profiles.tables.costs import embedded, layer_documents, roofline_inputs
+from gpuplan.profiles.tables.costs import embedded, layer_documents, nearest_refusal, roofline_inputs
 from gpuplan.profiles.tables.table import CostTable
 from gpuplan.profiles.tables.terms import Term
 from gpuplan.profiles.workload import Workload
@@ -164,7 +164,7 @@ class FittedCosts:
         for fit, refusal in refusals:
             if refusal is None:
                 return fit
-        fit, why = refusals[0]
+        fit, why = nearest_refusal(refusals, model, device)
         raise InputError(
             f"expected fitted costs of {model.name} on {device.kind.name}, got none: {fit.name} {why}; give a fit that"
             " was made there"

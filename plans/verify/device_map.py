@@ -14,6 +14,7 @@ from gpuplan.plans.validation import check_document
 from gpuplan.plans.verify.certificate import Goal, check_certificate
 from gpuplan.plans.verify.findings import Ledger, Verification
 from gpuplan.plans.verify.inputs import check_inputs
+from gpuplan.plans.verify.measured_times import check_provenance
 from gpuplan.plans.verify.metrics import check_metrics
 from gpuplan.plans.verify.routes import Network
 from gpuplan.plans.verify.stages import check_pipeline, check_stage, recompute_stages
@@ -66,6 +67,8 @@ def _check(ledger: Ledger, document: Mapping[str, Any]) -> None:
     figures = recompute_stages(ledger, document, network)
     if figures is None:
         return
+    if document["inputs"]["costs"]["source"] != "analytic":
+        check_provenance(ledger, document)
     for k, figure in enumerate(figures):
         check_stage(ledger, document, k, figure, network)
     values = check_metrics(ledger, document, figures)
@@ -94,7 +97,7 @@ def _check_references(ledger: Ledger, document: Mapping[str, Any]) -> None:
     for key, value in inputs["workload"].items():
         ledger.same(f"$.workload.{key}", document["workload"][key], value)
     provenance = document["provenance"]
-    # The only source with a formula of its own is the analytic one: all its times are analytic.
-    for tag in ("measured", "interpolated", "fitted", "analytic"):
-        ledger.number(f"$.provenance.{tag}", provenance[tag], 1.0 if tag == inputs["costs"]["source"] else 0.0)
+    if inputs["costs"]["source"] == "analytic":
+        for tag in ("measured", "interpolated", "fitted", "analytic"):
+            ledger.number(f"$.provenance.{tag}", provenance[tag], float(tag == "analytic"))
     ledger.same("$.provenance.sources", provenance["sources"], inputs["costs"]["sources"])

@@ -25,19 +25,28 @@ def check_inputs(ledger: Ledger, inputs: Mapping[str, Any]) -> None:
 
 def _check_data_sheets(ledger: Ledger, inputs: Mapping[str, Any]) -> None:
     """Check that the coefficients start from the data sheet: its bandwidth, and peaks that it names."""
-    topology, costs = inputs["topology"], inputs["costs"]["devices"]
+    topology, costs = inputs["topology"], inputs["costs"]
     for i, device in enumerate(topology["devices"]):
-        kind, coefficients = topology["kinds"].get(device["kind"]), costs.get(device["name"])
+        kind = topology["kinds"].get(device["kind"])
+        place, coefficients = _roofline_of(costs, device["name"])
         if kind is None:
             ledger.add(f"$.inputs.topology.devices[{i}].kind", f"says {show(device['kind'])}, which has no data sheet")
         elif coefficients is not None:
-            place = join_place("$.inputs.costs.devices", device["name"])
             said = coefficients["memory_bandwidth_bytes_per_s"]
             ledger.number(f"{place}.memory_bandwidth_bytes_per_s", said, kind["memory_bandwidth_bytes_per_s"])
             for dtype, peak in coefficients["peak_flops_per_s"].items():
                 if not any(agree(peak, own) for own in kind["flops_per_s"].values()):
                     message = f"says {show(peak)}, which the data sheet of {device['kind']} does not have"
                     ledger.add(f"{place}.peak_flops_per_s.{dtype}", message)
+
+
+def _roofline_of(costs: Mapping[str, Any], name: str) -> tuple[str, Mapping[str, Any] | None]:
+    """Return where the roofline's coefficients of a device stand, and what they are; None where it needs none."""
+    entry = costs["devices"].get(name)
+    if costs["source"] == "analytic":
+        return join_place("$.inputs.costs.devices", name), entry
+    place = join_place("$.inputs.costs.classes", str(entry)) + ".roofline"
+    return place, costs["classes"].get(entry, {}).get("roofline")
 
 
 def _check_links(ledger: Ledger, topology: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from gpuplan.plans.files import join_place
 from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, agree, show
 from gpuplan.plans.verify.layer_times import decode_pass, layer_seconds, prefill_pass
+from gpuplan.plans.verify.measured_times import PHASES, MeasuredTimes
 from gpuplan.plans.verify.memory import StageBytes, stage_bytes
 from gpuplan.plans.verify.routes import Network
 
@@ -129,8 +130,9 @@ def recompute_stages(ledger: Ledger, document: Mapping[str, Any], network: Netwo
     """Return the figures of every stage, or None when the inputs do not hold what they need."""
     devices = {device["name"]: device for device in document["inputs"]["topology"]["devices"]}
     figures = []
+    measured = None if document["inputs"]["costs"]["source"] == "analytic" else MeasuredTimes(ledger, document)
     for k in range(len(document["stages"])):
-        times = _stage_seconds(ledger, document, k)
+        times = _stage_seconds(ledger, document, k) if measured is None else _measured_seconds(measured, document, k)
         routed, hop = _hop(ledger, document, k, network)
         if times is None or not routed:
             return None
@@ -182,6 +184,20 @@ def _stage_seconds(ledger: Ledger, document: Mapping[str, Any], k: int) -> tuple
             ledger.add(place, f"expected the peak of {error.args[0]!r}, which a layer computes in, got none")
             return None
         totals.append(math.fsum(each[kind] for kind in kinds))
+    return totals[0], totals[1]
+
+
+def _measured_seconds(times: MeasuredTimes, document: Mapping[str, Any], k: int) -> tuple[float, float] | None:
+    stage, model = document["stages"][k], document["inputs"]["model"]
+    layers = model["layers"][stage["layers"]["start"] : stage["layers"]["stop"]]
+    if any(layer["operators"] not in model["operator_sets"] for layer in layers):
+        return None
+    totals = []
+    for phase in PHASES:
+        each = [times.layer(stage["devices"][0], layer["operators"], phase) for layer in layers]
+        if any(parts is None for parts in each):
+            return None
+        totals.append(math.fsum(value for parts in each if parts is not None for value in parts.values()))
     return totals[0], totals[1]
 
 

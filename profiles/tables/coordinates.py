@@ -60,7 +60,7 @@ def points_of(
     for count, values in _pieces(series, operator, step, chunk):
         coordinates = {**shape, **values}
         if "experts" in series.axes:
-            coordinates["experts"] = touched_experts(operator, coordinates.get("tokens", float(step.batch)))
+            coordinates["experts"] = touched_share(operator, coordinates.get("tokens", float(step.batch)))
         if any(axis not in coordinates for axis in series.axes):
             return None
         made.append(Point(count, tuple(float(coordinates[axis]) for axis in series.axes)))
@@ -109,14 +109,16 @@ def _window_cuts(operator: Operator, step: Step) -> bool:
     return operator.window is not None and operator.window < step.prompt
 
 
-def touched_experts(operator: Operator | None, tokens: float) -> float:
-    """Return the expected number of distinct experts that `tokens` tokens choose: E·(1 − (1 − k/E)^N)."""
-    if operator is None or operator.experts <= 0:
-        return 0.0
-    if operator.experts_per_token >= operator.experts:
-        return float(operator.experts)
+def touched_share(operator: Operator | None, tokens: float) -> float:
+    """Return the distinct experts that N tokens are expected to choose, over the most they could.
+
+    E·(1 − (1 − k/E)^N) / min(N·k, E) for k of E experts a token; 1 for one token.
+    """
+    if operator is None or operator.experts <= 0 or operator.experts_per_token >= operator.experts:
+        return 1.0
     missed = tokens * math.log1p(-operator.experts_per_token / operator.experts)
-    return -operator.experts * math.expm1(missed)
+    touched = -operator.experts * math.expm1(missed)
+    return min(1.0, touched / min(tokens * operator.experts_per_token, operator.experts))
 
 
 def _shape(model: ModelProfile, operator: Operator | None, tensor_parallel: int) -> dict[str, float]:

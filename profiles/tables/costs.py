@@ -123,14 +123,14 @@ class TableCosts:
         return made
 
     def _tables_for(self, model: ModelProfile, device: Device, tensor_parallel: int) -> list[CostTable]:
-        refusals = {table.name: table.refusal(model, device, tensor_parallel) for table in self.tables}
-        fitting = [table for table in self.tables if refusals[table.name] is None]
+        refusals = [(table, table.refusal(model, device, tensor_parallel)) for table in self.tables]
+        fitting = [table for table, refusal in refusals if refusal is None]
         if not fitting and self.fallback is None:
-            name, why = next(iter(refusals.items()))
+            first, why = nearest_refusal(refusals, model, device)
             more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
             cap = "" if device.power_cap_w is None else f" at {device.power_cap_w:g} W"
             raise InputError(
-                f"expected a cost table of {model.name} on {device.kind.name}{cap}, got none: {name} {why}{more};"
+                f"expected a cost table of {model.name} on {device.kind.name}{cap}, got none: {first.name} {why}{more};"
                 " give one that does, or let the roofline fill in (--costs-fallback)"
             )
         return fitting
@@ -154,6 +154,13 @@ class TableCosts:
         operators = [operator for operator in layer.operators if operator.name in missing]
         seconds = operator_seconds(self.fallback, model, layer, operators, device, workload, tensor_parallel)
         return [*terms, *_analytic(operators, seconds[0 if step.phase == "prefill" else 1])]
+
+
+def nearest_refusal(refusals: Sequence[tuple[Any, str | None]], model: ModelProfile, device: Device) -> tuple[Any, str]:
+    """Return the refused table or fit that is nearest to what is asked: the same kind counts most, then the model."""
+    found, why = max(refusals, key=lambda pair: (pair[0].device_kind == device.kind.name, pair[0].model == model.name))
+    assert why is not None
+    return found, why
 
 
 def _analytic(operators: Sequence[Operator], seconds: FloatArray) -> list[Term]:

@@ -18,8 +18,9 @@ Phase = Literal["prefill", "decode", "both"]
 
 #: What a time may depend on, in the order axes are searched: shapes first, then sizes.
 #: ``tokens`` new tokens of the pass, ``batch`` sequences, ``prompt`` new tokens of one sequence, ``context`` cached
-#: positions of one sequence (before the chunk in prefill), ``experts`` distinct experts touched; ``n``, ``k`` outputs
-#: and inputs of a matrix product, ``heads``, ``kv_heads``, ``head_dim`` of attention, all on one device.
+#: positions of one sequence (before the chunk in prefill), ``experts`` distinct experts touched as a share of the most
+#: that so many tokens can touch; ``n``, ``k`` outputs and inputs of a matrix product, ``heads``, ``kv_heads``,
+#: ``head_dim`` of attention, all on one device.
 AXES = ("n", "k", "kv_heads", "heads", "head_dim", "batch", "tokens", "prompt", "experts", "context")
 
 #: Times grow along these; along the others nothing is assumed.

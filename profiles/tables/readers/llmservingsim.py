@@ -115,10 +115,18 @@ def _attention(data: Columns) -> list[Series]:
 
 
 def _experts(data: Columns) -> Series:
-    """Return the router and experts by tokens and distinct experts touched."""
+    """Return the router and experts by tokens and the share of experts touched of those they could touch.
+
+    The model's experts and those a token chooses are the most that any row and the one-token row touch.
+    """
     data.require(["tokens", "activated_experts", "time_us"])
-    rows = [
-        [data.number("tokens", row), data.number("activated_experts", row), _US * data.number("time_us", row)]
+    read = [
+        (data.number("tokens", row), data.number("activated_experts", row), _US * data.number("time_us", row))
         for row in range(data.rows)
     ]
+    chosen = max((touched for tokens, touched, _ in read if tokens == 1.0), default=0.0)
+    if chosen < 1.0:
+        raise InputError("expected a row of one token, which says how many experts a token chooses", source=data.source)
+    experts = max(touched for _, touched, _ in read)
+    rows = [[tokens, touched / min(tokens * chosen, experts), seconds] for tokens, touched, seconds in read]
     return series_from_rows(["router", "experts"], "both", ["tokens", "experts"], rows, source=data.source)
