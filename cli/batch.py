@@ -54,7 +54,8 @@ def batch_command(
     for path in (output_path, plot, search.write_model, search.stats):
         check_writable(path)
     options = parse_settings(settings)
-    find_batching(policy).check_options(options)
+    if policy != "auto":
+        find_batching(policy).check_options(options)
     question = read_question(requests, batch, output)
     if search.write_model is not None:
         write_text(search.write_model, to_json(batching_to_dict(question.problem)))
@@ -65,12 +66,12 @@ def batch_command(
         output.document(failure_document(run.result))
         return run.exit_code()
     plan = build_batch_plan(
-        question.problem, run.result, provenance=question.provenance, levels=question.levels, name=requests
+        question.problem, run.result, provenance=question.provenance, levels=question.levels, name=Path(requests).name
     )
     if output_path is not None:
         save_batch_plan(plan, output_path)
     if plot is not None:
-        write_text(plot, timeline_svg(plan, requests))
+        write_text(plot, timeline_svg(plan, Path(requests).name))
     if output.data:
         output.document(batch_plan_to_dict(plan))
     output.show(*batch_view(plan), "", _certificate(run, plan))

@@ -62,7 +62,8 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
         check_writable(target)
     if search.warm_start is not None:
         raise UsageError("--warm-start: batching problems take none")
-    find_batching(search.solver)
+    if search.solver != "auto":
+        find_batching(search.solver)
     problem = load_batching_problem(path)
     for warning in time_warnings(problem.time):
         output.note(f"warning: {warning}")

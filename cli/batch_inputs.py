@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.cli.batch_options import BatchOptions, parse_pairs, parse_weights
@@ -57,7 +58,7 @@ def read_question(requests: str, batch: BatchOptions, output: Output) -> BatchQu
         executors=machines.executors,
         time=machines.time,
         objective=_objective(batch, machines.objective),
-        name=requests,
+        name=Path(requests).name,
     )
     return BatchQuestion(
         problem=_relaxed(problem, batch, output),

@@ -119,6 +119,12 @@ def _uellm(variant: str, form: str, doc: str) -> BatchingEntry:
 
 
 ENTRIES: tuple[BatchingEntry, ...] = (
+    BatchingEntry(
+        name="best-policy",
+        kind="heuristic",
+        doc="the best of nine policies",
+        home="gpuplan.solvers.batching.portfolio",
+    ),
     _policy("fifo", "requests in order of arrival, batches filled to the limits"),
     _policy("sjf", "shortest predicted job first"),
     _policy("ljf", "longest predicted job first"),

@@ -8,7 +8,7 @@ from typing import Any
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import infeasible, unmet_reasons
-from gpuplan.solvers.batching.registry import find_batching
+from gpuplan.solvers.batching.registry import batching_names, find_batching
 from gpuplan.solvers.limits import Limits
 from gpuplan.solvers.result import Result
 
@@ -46,7 +46,7 @@ def solve_batching(
         The method cannot take this problem, or a library it needs is not installed.
     """
     started = time.perf_counter()
-    entry = find_batching(solver)
+    entry = find_batching(_present(solver))
     entry.check_options(options)
     entry.check(problem)
     if problem.hard:
@@ -54,3 +54,8 @@ def solve_batching(
         if reasons:
             return infeasible(problem, reasons, solver=solver, started=started, seed=seed)
     return entry.run(problem, limits or Limits(), seed, **options)
+
+
+def _present(solver: str) -> str:
+    """Return ``best-policy`` for ``auto`` as long as no method of that name is registered."""
+    return "best-policy" if solver == "auto" and "auto" not in batching_names() else solver
