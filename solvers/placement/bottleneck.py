@@ -39,7 +39,7 @@ def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
 
 def minimise_bottleneck(session: Session, hint: ClassPath | None) -> Outcome:
     """Least bottleneck, then latency at that bottleneck (1e-9 relative)."""
-    least = _in_one_pass(session) if session.runs_small(Query(bottleneck=True)) else _by_caps(session, hint)
+    least = _in_one_pass(session) if session.runs_small() else _by_caps(session, hint)
     if least.path is None:
         return Outcome(status_of(least), None, None)
     if not least.proven:

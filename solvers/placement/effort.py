@@ -20,12 +20,15 @@ class Effort:
     width: int | None
 
 
-LADDER = (Effort(200, 0), Effort(200, 100), Effort(600, 1_000), Effort(800, 10_000), Effort(0, None))
+#: Subgradient steps on all plans together, before they are split by first group.
+JOINT_STEPS = 400
+LADDER = (Effort(150, 0), Effort(0, 100), Effort(800, 1_000), Effort(800, 10_000), Effort(0, None))
 #: With few labels the search costs less than good multipliers, and a short ladder does.
-SHORT_LADDER = (Effort(6, 0), Effort(0, None))
+SHORT_JOINT_STEPS = 10
+SHORT_LADDER = (Effort(3, 0), Effort(0, None))
 FEW_LABELS = 5_000.0
 #: A quick look whether any plan exists, where none is known.
-PROBE_LADDER = (Effort(200, 0), Effort(100, 100), Effort(200, 1_000))
+PROBE_LADDER = (Effort(150, 0), Effort(100, 100), Effort(200, 1_000))
 #: The solver ``beam``.
 BEAM_LADDER = LADDER[:3]
 

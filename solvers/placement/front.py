@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from gpuplan.plans.placement_solution import FrontPoint
 from gpuplan.solvers.placement.core import Query
 from gpuplan.solvers.placement.evaluate import evaluate
@@ -60,18 +62,17 @@ def _point(session: Session, path: ClassPath) -> FrontPoint:
 
 def non_dominated(points: Iterable[FrontPoint]) -> tuple[FrontPoint, ...]:
     """Keep one of every group of points that drop each other, by rising latency."""
-    kept: list[FrontPoint] = []
-    for point in sorted(points, key=_figures):
-        if not any(_drops(other, point) for other in kept):
-            # Its latency may be larger by a hair and it still drops one found before.
-            kept = [other for other in kept if not _drops(point, other)] + [point]
-    return tuple(kept)
+    ordered = sorted(points, key=_figures)
+    figures = np.array([_figures(point) for point in ordered], dtype=np.float64)
+    kept: list[int] = []
+    for k in range(len(ordered)):
+        if (figures[kept] <= figures[k] * (1.0 + TIE)).all(axis=1).any():
+            continue
+        # Its latency may be larger by a hair and it still drops one found before.
+        dropped = (figures[k] <= figures[kept] * (1.0 + TIE)).all(axis=1)
+        kept = [other for other, drop in zip(kept, dropped, strict=True) if not drop] + [k]
+    return tuple(ordered[k] for k in kept)
 
 
 def _figures(point: FrontPoint) -> tuple[float, float, int]:
     return (point.latency_s, point.bottleneck_s, point.devices)
-
-
-def _drops(other: FrontPoint, point: FrontPoint) -> bool:
-    pairs = zip(_figures(other), _figures(point), strict=True)
-    return all(theirs <= mine * (1.0 + TIE) for theirs, mine in pairs)

@@ -16,8 +16,11 @@ Ints = NDArray[np.int64]
 
 INF = np.inf
 
+#: No value is ever NaN and no sign of a zero matters: lets minima run on vectors. Infinities are used as such.
+FLAGS = {"nnan", "nsz"}
 
-@njit(cache=True, nogil=True)
+
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def backward(
     prefix: Floats,
     hop_s: Floats,
@@ -40,6 +43,7 @@ def backward(
     """
     num, n = prefix.shape[0], prefix.shape[1] - 1
     starts = np.empty(n + 1)
+    opened = np.empty(num)
     for d in range(num):
         for j in range(n + 1):
             rest[d, j] = INF
@@ -50,10 +54,12 @@ def backward(
         if j < n:
             for d in range(num):
                 rest[d, j] -= prefix[d, j]
+            for e in range(num):
+                opened[e] = rest[e, j] + weight[e]
             for d in range(num):
                 least = INF
                 for e in range(num):
-                    value = hop_s[d, e] + size * hop_s_per_byte[d, e] + (rest[e, j] + weight[e])
+                    value = hop_s[d, e] + size * hop_s_per_byte[d, e] + opened[e]
                     least = min(least, value)
                 after[d, j] = least
         last = min(top[j], j - 1)
@@ -83,7 +89,7 @@ def backward(
                     rest[d, i] = min(rest[d, i], prefix[d, j] + least)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def relaxed_path(
     prefix: Floats,
     hop_s: Floats,
@@ -166,7 +172,7 @@ def relaxed_path(
 BEST, THETA, IDLE, UPPER, STAGES, STEPS, SCALE, DONE = range(8)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def subgradient(
     prefix: Floats,
     hop_s: Floats,
@@ -316,7 +322,7 @@ def subgradient(
             multipliers[m] = max(0.0, multipliers[m] + length * direction[m])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def expand(
     keys: Ints,
     starts: Ints,
@@ -499,7 +505,7 @@ def expand(
     return to_group
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def compact(rows: Ints, offset: Ints, lo: Ints, hi: Ints, pool: Floats, new_offset: Ints, new_pool: Floats) -> None:
     """Copy the vectors of some rows into a new pool."""
     at = 0
@@ -511,7 +517,7 @@ def compact(rows: Ints, offset: Ints, lo: Ints, hi: Ints, pool: Floats, new_offs
         at += hi[r] - lo[r]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=FLAGS)
 def forward(
     prefix: Floats,
     hop_s: Floats,

@@ -16,7 +16,16 @@ import numpy as np
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups, without_costs
-from gpuplan.solvers.placement.effort import BEAM_LADDER, FEW_LABELS, LADDER, PROBE_LADDER, SHORT_LADDER, Settings
+from gpuplan.solvers.placement.effort import (
+    BEAM_LADDER,
+    FEW_LABELS,
+    JOINT_STEPS,
+    LADDER,
+    PROBE_LADDER,
+    SHORT_JOINT_STEPS,
+    SHORT_LADDER,
+    Settings,
+)
 from gpuplan.solvers.placement.labels import search
 from gpuplan.solvers.placement.lagrangian import (
     Arrays,
@@ -157,7 +166,7 @@ class _Search:
 
     def _open_groups(self) -> list[tuple[float, int, _Open]]:
         """Bound all groups: together first, then each with the multipliers of the whole."""
-        joint = self.bound_jointly(self.ladder[0].steps * (1 if len(self.groups) == 1 else 2))
+        joint = self.bound_jointly(SHORT_JOINT_STEPS if self.ladder is SHORT_LADDER else JOINT_STEPS)
         if len(self.groups) == 1:
             bound = max(joint.lower, joint.relax_plainly())
             return [] if bound == math.inf else [(bound, 0, _Open(self.groups[0], joint, 1))]

@@ -73,6 +73,7 @@ class Session:
     multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    _small: bool | None = None
 
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; `hint` is a path to try as the first incumbent."""
@@ -113,7 +114,7 @@ class Session:
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
-        if self._takes(core):
+        if self.runs_small():
             self.engines.add("dp")
             if query.bottleneck:
                 return small_bottleneck.minimise_bottleneck(core, upper, self.budget)
@@ -131,9 +132,11 @@ class Session:
             settings = replace(settings, ladder=BEAM_LADDER)
         return large.minimise(core, upper, self.budget, settings, hint=hint, multipliers=self.multipliers)
 
-    def runs_small(self, query: Query) -> bool:
-        """Whether the small engine answers a query; decided by the size of the problem alone."""
-        return self._takes(make_core(self.tables, query, 1))
+    def runs_small(self) -> bool:
+        """Whether the small engine answers this session's queries; decided by the size of the problem alone."""
+        if self._small is None:
+            self._small = self._takes(make_core(self.tables, Query(), 1))
+        return self._small
 
     def _takes(self, core: Core) -> bool:
         if self.engine == "dp":

@@ -63,8 +63,8 @@ def count_labels(core: Core, groups: int | None = None) -> float:
 
 
 def fits(core: Core) -> bool:
-    """Return whether keys fit 63 bits."""
-    return sum(bits_of(core.counts)) + len(first_groups(core)).bit_length() <= 63
+    """Return whether keys fit 63 bits, however many first groups a query leads to."""
+    return sum(bits_of(core.counts)) + core.num_classes.bit_length() <= 63
 
 
 class Closing(Protocol):

@@ -61,26 +61,18 @@ def cap_windows(tables: ClassTables, low: IntArray, cap_s: float) -> CapWindows:
     """Return the windows that the memory windows `low` and a cap of `cap_s` seconds leave."""
     cycle = tables.cycle
     num, n = tables.num_classes, tables.num_layers
-    limit = cap_s * (1.0 + CAP_TOLERANCE)
     following = np.empty((num, num, n + 1), dtype=np.int64)
     ending = np.empty((num, num), dtype=np.int64)
     for d in range(num):
         prefix = cycle.prefix[d]
-        hops = cycle.hop_s[d][:, None] + cycle.boundary[None, :] * cycle.hop_s_per_byte[d][:, None]
-        following[d] = np.maximum(low[d][None, :], _cap_start(prefix, prefix, limit - hops))
-        back = np.zeros(num) if cycle.back is None else cycle.back[d]
-        ending[d] = np.maximum(low[d, n], _cap_start(prefix, prefix[n], limit - back))
+        # Stage + hop ≤ T, solved for the prefix at the start; no route leaves no start at all.
+        over = prefix - cap_s - CAP_TOLERANCE * (cap_s + prefix[n])
+        hops = cycle.hop_s[d][:, None] + cycle.boundary * cycle.hop_s_per_byte[d][:, None]
+        following[d] = np.searchsorted(prefix, hops + over)
+        ending[d] = np.searchsorted(prefix, over[n] + (np.zeros(num) if cycle.back is None else cycle.back[d]))
+    following = np.maximum(following, low[:, None, :])
+    ending = np.maximum(ending, low[:, n:])
     loosest = following.min(axis=1)
     loosest[:, n] = np.minimum(ending.min(axis=1), loosest[:, n])
     loosest = np.minimum.accumulate(loosest[:, ::-1], axis=1)[:, ::-1]
     return CapWindows(following, ending, np.ascontiguousarray(np.maximum(loosest, low)))
-
-
-def _cap_start(prefix: FloatArray, end: FloatArray | np.float64, left: FloatArray) -> IntArray:
-    """Least l with end − prefix[l] ≤ left; beyond every position where left is negative."""
-    ends = np.broadcast_to(end, left.shape)
-    start = np.searchsorted(prefix, (ends - left).ravel(), side="left").reshape(left.shape)
-    # end − left rounds; take the neighbour back in when the difference itself fits.
-    back = np.maximum(start - 1, 0)
-    start = np.where(ends - prefix[back] <= left, back, start)
-    return np.where(left < 0.0, len(prefix), start).astype(np.int64)
