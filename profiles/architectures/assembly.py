@@ -26,8 +26,8 @@ class Request:
         Its dtypes.
     name, architecture, family, source
         For the profile.
-    prefix
-        Module name of the language model without its head (``model``, or ``model.language_model``).
+    prefix, head
+        Module names of the language model without its head (``model``, or ``model.language_model``) and of the head.
     """
 
     fields: ConfigFields
@@ -37,6 +37,7 @@ class Request:
     family: str
     source: str
     prefix: str = "model"
+    head: str = "lm_head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ class Ends:
         Width of the embedding rows where it differs from the hidden size (OPT-350M), else None.
     norm_weights
         Weights of the final norm, 0 for none.
+    embedding_norm_weights
+        Weights of a norm on the embedding (BLOOM), 0 for none.
+    head_bias
+        The head has a bias (GPT-J, Phi-2).
     tied
         The head's matrix is the embedding's.
     """
@@ -64,6 +69,8 @@ class Ends:
     tied: bool
     positions: int = 0
     embedding_width: int | None = None
+    embedding_norm_weights: int = 0
+    head_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def standard_ends(request: Request, sizes: Sizes, *, tied_by_default: bool = Fal
     """Return the ends of the Llama layout: RMS norm, no positions, `lm_head` without bias."""
     return Ends(
         embedding_modules=(f"{request.prefix}.embed_tokens", f"{request.prefix}.rotary_emb"),
-        head_modules=(f"{request.prefix}.norm", "lm_head"),
+        head_modules=(f"{request.prefix}.norm", request.head),
         norm_weights=sizes.hidden,
         tied=request.fields.boolean("tie_word_embeddings", tied_by_default),
     )
@@ -142,6 +149,8 @@ def _embedding(precision: Precision, sizes: Sizes, ends: Ends) -> Layer:
     parts.elementwise("embedding_lookup", rows * sizes.hidden, sharded=True)
     if width != sizes.hidden:
         _project(parts, "project_in", width, sizes.hidden, tokens_last=False)
+    if ends.embedding_norm_weights:
+        parts.elementwise("embedding_norm", 2 * sizes.hidden, weights=ends.embedding_norm_weights)
     return parts.build("embedding", "embedding", ends.embedding_modules, boundary=sizes.hidden)
 
 
@@ -158,7 +167,7 @@ def _head(precision: Precision, sizes: Sizes, ends: Ends) -> Layer:
             "lm_head",
             precision.activation,
             flops_per_token=2.0 * width * sizes.vocab,
-            weight_bytes=parts.weights(width * sizes.vocab),
+            weight_bytes=parts.weights(width * sizes.vocab + (sizes.vocab if ends.head_bias else 0)),
             bytes_per_token=(width + sizes.vocab) * precision.activation_bytes,
             tokens="last",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
@@ -19,10 +20,17 @@ class GroupedAttention:
         Sizes in elements.
     qkv_bias, output_bias
         Which projections have a bias.
-    head_norms
-        RMS norms of `head_dim` weights on queries and keys (Qwen3).
+    norms
+        RMS norms on queries and keys: ``head``, of `head_dim` weights each (Qwen3), or ``row``, over all heads of a
+        token at once (MiniMax-M2).
     names
         Module names of the input projection(s) and the output projection inside the layer.
+    gate
+        The query projection also gives a gate on the output, as wide as the queries (Qwen3-Next).
+    sinks
+        One learned logit a head stands beside the keys (gpt-oss).
+    keys_as_values
+        Values are the keys' projection before its norm: no matrix of their own, but cached all the same (Gemma 4).
     """
 
     hidden: int
@@ -31,8 +39,11 @@ class GroupedAttention:
     head_dim: int
     qkv_bias: bool = False
     output_bias: bool = False
-    head_norms: bool = False
+    norms: Literal["none", "head", "row"] = "none"
     names: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    gate: bool = False
+    sinks: bool = False
+    keys_as_values: bool = False
 
     @property
     def query_width(self) -> int:
@@ -56,13 +67,14 @@ class GroupedAttention:
         """
         parts.matmul("qkv_proj", *self._input_linears())
         kv = self.kv_state(parts).bytes_per_token
-        moved = 2 * (self.query_width + self.kv_width) * parts.precision.activation_bytes
+        moved = 2 * (self.query_width + self.kv_width) + (3 * self.query_width if self.gate else 0)
         parts.add(
             Operator(
                 "attention",
                 parts.precision.activation,
                 flops_per_pair=4.0 * self.query_width,
-                bytes_per_token=moved + kv,
+                weight_bytes=parts.weights(self.heads if self.sinks else 0),
+                bytes_per_token=moved * parts.precision.activation_bytes + kv,
                 bytes_per_position=kv,
                 window=window,
             )
@@ -70,24 +82,29 @@ class GroupedAttention:
         parts.matmul("o_proj", Linear(self.names[-1], self.query_width, self.hidden, self.output_bias))
 
     def _input_linears(self) -> tuple[Linear, ...]:
-        widths = [self.query_width, self.kv_width, self.kv_width]
-        if len(self.names) == 2:  # one fused projection
+        widths = [self.query_width * (2 if self.gate else 1), self.kv_width, self.kv_width]
+        names = self.names[:-1]
+        if len(names) == 1:  # one fused projection
             widths = [sum(widths)]
-        return tuple(
-            Linear(name, self.hidden, width, self.qkv_bias) for name, width in zip(self.names[:-1], widths, strict=True)
-        )
+        elif self.keys_as_values:
+            names, widths = names[:2], widths[:2]
+        return tuple(Linear(name, self.hidden, width, self.qkv_bias) for name, width in zip(names, widths, strict=True))
 
     def norm_weights(self) -> int:
         """Return the weights of the norms on queries and keys."""
-        return 2 * self.head_dim if self.head_norms else 0
+        return {"none": 0, "head": 2 * self.head_dim, "row": self.query_width + self.kv_width}[self.norms]
 
     def norm_elements(self) -> int:
         """Return the elements those norms move per token."""
-        return 2 * (self.query_width + self.kv_width) if self.head_norms else 0
+        return 0 if self.norms == "none" else 2 * (self.query_width + self.kv_width)
 
 
 def read_attention(
-    fields: ConfigFields, *, qkv_bias: bool = False, output_bias: bool = False, head_norms: bool = False
+    fields: ConfigFields,
+    *,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    norms: Literal["none", "head", "row"] = "none",
 ) -> GroupedAttention:
     """Read the usual field names; heads must divide evenly."""
     hidden = fields.integer("hidden_size")
@@ -95,7 +112,7 @@ def read_attention(
     kv_heads = fields.optional_integer("num_key_value_heads") or heads
     check_groups(fields, heads, kv_heads, "num_key_value_heads")
     head_dim = fields.optional_integer("head_dim") or split_heads(fields, hidden, heads)
-    return GroupedAttention(hidden, heads, kv_heads, head_dim, qkv_bias, output_bias, head_norms)
+    return GroupedAttention(hidden, heads, kv_heads, head_dim, qkv_bias, output_bias, norms)
 
 
 def split_heads(fields: ConfigFields, hidden: int, heads: int) -> int:

@@ -6,15 +6,15 @@ matrix too. The first ChatGLM-6B has the same ``model_type`` but other fields, a
 
 from __future__ import annotations
 
-from functools import partial
-
-from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, assemble, read_depth
+from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, read_depth
 from gpuplan.profiles.architectures.attention import GroupedAttention, check_groups
+from gpuplan.profiles.architectures.blocks import Block, assemble_blocks
+from gpuplan.profiles.architectures.feed_forward import Gated
 from gpuplan.profiles.architectures.fields import ConfigFields
-from gpuplan.profiles.architectures.parts import LayerParts, Linear
-from gpuplan.profiles.model import Layer, ModelProfile
+from gpuplan.profiles.model import ModelProfile
 
 _PROJECTIONS = ("self_attention.query_key_value", "self_attention.dense")
+_MLP = ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def build_chatglm(request: Request) -> ModelProfile:
@@ -30,10 +30,11 @@ def build_chatglm(request: Request) -> ModelProfile:
         max_position=fields.optional_integer("seq_length"),
     )
     width = fields.integer("ffn_hidden_size")
-    norm_weights = sizes.hidden * (1 if fields.boolean("rmsnorm", True) else 2)
-    ends = _ends(request, norm_weights)
-    layer = partial(_decoder_layer, request, attention, width, bias, norm_weights)
-    return assemble(request, sizes, ends, read_depth(fields, "num_layers", "num_hidden_layers"), layer)
+    vectors = 1 if fields.boolean("rmsnorm", True) else 2
+    block = Block(sizes.hidden, attention, Gated(sizes.hidden, width, bias, _MLP), norm_vectors=vectors)
+    depth = read_depth(fields, "num_layers", "num_hidden_layers")
+    ends = _ends(request, vectors * sizes.hidden)
+    return assemble_blocks(request, sizes, ends, [block] * depth, layers="encoder.layers")
 
 
 def _attention(fields: ConfigFields, bias: bool) -> GroupedAttention:
@@ -63,25 +64,4 @@ def _ends(request: Request, norm_weights: int) -> Ends:
         ),
         norm_weights=norm_weights if normed else 0,
         tied=request.fields.boolean("tie_word_embeddings", False),
-    )
-
-
-def _decoder_layer(
-    request: Request, attention: GroupedAttention, width: int, bias: bool, norm_weights: int, index: int
-) -> Layer:
-    module = f"{request.prefix}.encoder.layers.{index}"
-    hidden = attention.hidden
-    parts = LayerParts(request.precision, module)
-    parts.elementwise("norms", 8 * hidden, weights=2 * norm_weights)
-    attention.add_to(parts)
-    parts.matmul("gate_up_proj", Linear("mlp.dense_h_to_4h", hidden, 2 * width, bias))
-    parts.elementwise("activation", 3 * width, sharded=True)
-    parts.matmul("down_proj", Linear("mlp.dense_4h_to_h", width, hidden, bias))
-    return parts.build(
-        f"layer {index}",
-        "decoder",
-        (module,),
-        kv=attention.kv_state(parts),
-        boundary=hidden,
-        ffn_active=width,
     )

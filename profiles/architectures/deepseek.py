@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gpuplan.profiles.architectures.assembly import Request, assemble, read_depth, read_sizes, standard_ends
-from gpuplan.profiles.architectures.feed_forward import Experts, add_gated, read_expert_counts
+from gpuplan.profiles.architectures.feed_forward import Experts, Gated, read_expert_counts
 from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
@@ -196,7 +196,7 @@ def _decoder_layer(
     parts.elementwise("norms", 8 * hidden + 2 * latents, weights=2 * hidden + latents)
     attention.add_to(parts)
     if experts is None or index in dense:
-        add_gated(parts, hidden, dense_width)
+        Gated(hidden, dense_width).add_to(parts)
     else:
         experts.add_to(parts)
     return parts.build(

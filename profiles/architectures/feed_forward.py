@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
 from gpuplan.profiles.model import Operator
 
 
-def add_gated(parts: LayerParts, hidden: int, width: int, *, bias: bool = False, module: str = "mlp") -> None:
-    """Add ``down(act(gate(x))·up(x))``: two matmuls and the activation between them."""
-    parts.matmul(
-        "gate_up_proj",
-        Linear(f"{module}.gate_proj", hidden, width, bias),
-        Linear(f"{module}.up_proj", hidden, width, bias),
-    )
-    parts.elementwise("activation", 3 * width, sharded=True)
-    parts.matmul("down_proj", Linear(f"{module}.down_proj", width, hidden, bias))
+GATED_NAMES = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+class FeedForward(Protocol):
+    """The second half of a transformer block."""
+
+    @property
+    def active_width(self) -> int:
+        """Intermediate width one token passes through."""
+        ...
+
+    def add_to(self, parts: LayerParts) -> None:
+        """Add its weights and operators."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """``down(act(gate(x))·up(x))``: two matmuls and the activation between them.
+
+    `names` are gate, up and down inside the layer, or one fused name for gate and up, then down.
+    """
+
+    hidden: int
+    width: int
+    bias: bool = False
+    names: tuple[str, ...] = GATED_NAMES
+
+    @property
+    def active_width(self) -> int:
+        """Intermediate width one token passes through."""
+        return self.width
+
+    def add_to(self, parts: LayerParts) -> None:
+        """Add its weights and operators."""
+        width = 2 * self.width if len(self.names) == 2 else self.width
+        parts.matmul("gate_up_proj", *(Linear(name, self.hidden, width, self.bias) for name in self.names[:-1]))
+        parts.elementwise("activation", 3 * self.width, sharded=True)
+        parts.matmul("down_proj", Linear(self.names[-1], self.width, self.hidden, self.bias))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """``down(act(up(x)))``; `names` are up and down inside the layer, and `operators` what to call their work."""
+
+    hidden: int
+    width: int
+    bias: bool = False
+    names: tuple[str, str] = ("mlp.up_proj", "mlp.down_proj")
+    operators: tuple[str, str] = ("up_proj", "down_proj")
+
+    @property
+    def active_width(self) -> int:
+        """Intermediate width one token passes through."""
+        return self.width
+
+    def add_to(self, parts: LayerParts) -> None:
+        """Add its weights and operators."""
+        parts.matmul(self.operators[0], Linear(self.names[0], self.hidden, self.width, self.bias))
+        parts.elementwise("activation", 2 * self.width, sharded=True)
+        parts.matmul(self.operators[1], Linear(self.names[1], self.width, self.hidden, self.bias))
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of `count` gated experts of `width`, `per_token` of them for each token, and shared ones.
+    """A mixture of `count` experts of `width`, `per_token` of them for each token, and shared ones.
 
     Parameters
     ----------
@@ -35,8 +88,14 @@ class Experts:
     shared_gate
         A hidden→1 gate on the shared expert (Qwen2-MoE).
     router_bias
-        A bias of E numbers that corrects the routing (DeepSeek-V3).
-    module, router
+        A bias of E numbers on the router (gpt-oss), or one that corrects its choice (DeepSeek-V3).
+    bias
+        The experts' maps have biases (gpt-oss).
+    gated
+        Experts have a gate; without one they are up and down only (Nemotron-H).
+    router_weights
+        Further weights of the router: its scales (Gemma 4).
+    module, shared
         Module names inside the layer.
     """
 
@@ -47,8 +106,10 @@ class Experts:
     shared_width: int = 0
     shared_gate: bool = False
     router_bias: bool = False
+    bias: bool = False
+    gated: bool = True
+    router_weights: int = 0
     module: str = "mlp"
-    router: str = "gate"
     shared: str = "shared_experts"
 
     @property
@@ -59,7 +120,7 @@ class Experts:
     def add_to(self, parts: LayerParts) -> None:
         """Add router, routed experts and shared experts."""
         self._add_router(parts)
-        names = f"{self.module}.experts"
+        names = ".".join(part for part in (self.module, "experts") if part)
         self._add_experts(parts, "experts", names, self.width, self.count, self.per_token)
         if self.shared_width:
             self._add_experts(parts, "shared_experts", f"{self.module}.{self.shared}", self.shared_width, 1, 1)
@@ -67,13 +128,13 @@ class Experts:
     def _add_router(self, parts: LayerParts) -> None:
         """Routers (and the shared expert's gate) stay in the activation dtype and on every rank."""
         outputs = self.count + (1 if self.shared_gate else 0)
-        correction = self.count if self.router_bias else 0
+        others = self.router_weights + (self.count if self.router_bias else 0)
         parts.add(
             Operator(
                 "router",
                 parts.precision.activation,
                 flops_per_token=2.0 * self.hidden * outputs,
-                weight_bytes=parts.weights(self.hidden * outputs + correction, replicated=True),
+                weight_bytes=parts.weights(self.hidden * outputs + others, replicated=True),
                 bytes_per_token=(self.hidden + outputs) * parts.precision.activation_bytes,
                 sharded=False,
             )
@@ -81,31 +142,34 @@ class Experts:
 
     def _add_experts(self, parts: LayerParts, name: str, module: str, width: int, count: int, used: int) -> None:
         """Per expert and token: read x, write gate and up, read them, write and read the product, write y."""
+        inputs = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
         linears = (
-            Linear(f"{module}.gate_proj", self.hidden, width),
-            Linear(f"{module}.up_proj", self.hidden, width),
-            Linear(f"{module}.down_proj", width, self.hidden),
+            *(Linear(f"{module}.{name}", self.hidden, width, self.bias) for name in inputs),
+            Linear(f"{module}.down_proj", width, self.hidden, self.bias),
         )
+        moved = 2 * self.hidden + (2 * len(inputs) + 2) * width
         parts.add(
             Operator(
                 name,
                 parts.compute_dtype(*linears),
                 flops_per_token=2.0 * used * sum(linear.matrix for linear in linears),
                 weight_bytes=parts.linears(*linears, copies=count),
-                bytes_per_token=used * (2 * self.hidden + 6 * width) * parts.precision.activation_bytes,
+                bytes_per_token=used * moved * parts.precision.activation_bytes,
                 experts=count if count > 1 else 0,
                 experts_per_token=used if count > 1 else 0,
             )
         )
 
 
-def read_expert_counts(fields: ConfigFields, *names: str) -> tuple[int, int]:
+def read_expert_counts(
+    fields: ConfigFields, *names: str, per_token_names: tuple[str, ...] = ("num_experts_per_tok", "experts_per_token")
+) -> tuple[int, int]:
     """Return E and k, k at most E."""
     count = fields.integer(*names)
-    per_token = fields.integer("num_experts_per_tok", "experts_per_token")
+    per_token = fields.integer(*per_token_names)
     if per_token > count:
         raise fields.error(
             f"expected at most the {count} experts there are, got {per_token}; correct the config",
-            "num_experts_per_tok",
+            per_token_names[0],
         )
     return count, per_token

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, assemble, read_depth
+from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, read_depth
 from gpuplan.profiles.architectures.attention import GroupedAttention, split_heads
+from gpuplan.profiles.architectures.blocks import Block, assemble_blocks
+from gpuplan.profiles.architectures.feed_forward import Plain
 from gpuplan.profiles.architectures.fields import ConfigFields
-from gpuplan.profiles.architectures.parts import LayerParts, Linear
-from gpuplan.profiles.model import Layer, ModelProfile
+from gpuplan.profiles.model import ModelProfile
 
 #: OPT's position table has two rows more than positions: its indices start at 2.
 POSITION_OFFSET = 2
@@ -23,9 +22,10 @@ def build_opt(request: Request) -> ModelProfile:
     head_dim = split_heads(fields, sizes.hidden, sizes.heads)
     attention = GroupedAttention(sizes.hidden, sizes.heads, sizes.heads, head_dim, bias, bias, names=_PROJECTIONS)
     width = fields.integer("ffn_dim", "ffn_embed_dim", "intermediate_size")
-    norm_weights = 2 * sizes.hidden if fields.boolean("layer_norm_elementwise_affine", True) else 0
-    layer = partial(_decoder_layer, request, attention, width, bias, norm_weights)
-    return assemble(request, sizes, _ends(request, sizes, norm_weights), read_depth(fields), layer)
+    vectors = 2 if fields.boolean("layer_norm_elementwise_affine", True) else 0
+    feed_forward = Plain(sizes.hidden, width, bias, ("fc1", "fc2"), operators=("fc1", "fc2"))
+    block = Block(sizes.hidden, attention, feed_forward, norm_vectors=vectors)
+    return assemble_blocks(request, sizes, _ends(request, sizes, vectors), [block] * read_depth(fields))
 
 
 def _sizes(fields: ConfigFields) -> Sizes:
@@ -39,7 +39,7 @@ def _sizes(fields: ConfigFields) -> Sizes:
     )
 
 
-def _ends(request: Request, sizes: Sizes, norm_weights: int) -> Ends:
+def _ends(request: Request, sizes: Sizes, vectors: int) -> Ends:
     """Return the ends; a model that norms behind its blocks has no final norm."""
     fields = request.fields
     prefix = request.prefix
@@ -57,29 +57,8 @@ def _ends(request: Request, sizes: Sizes, norm_weights: int) -> Ends:
             *((f"{prefix}.project_out",) if projected else ()),
             "lm_head",
         ),
-        norm_weights=norm_weights if normed else 0,
+        norm_weights=vectors * sizes.hidden if normed else 0,
         tied=fields.boolean("tie_word_embeddings", True),
         positions=(sizes.max_position or 0) + POSITION_OFFSET,
         embedding_width=width if projected else None,
-    )
-
-
-def _decoder_layer(
-    request: Request, attention: GroupedAttention, width: int, bias: bool, norm_weights: int, index: int
-) -> Layer:
-    module = f"{request.prefix}.layers.{index}"
-    hidden = attention.hidden
-    parts = LayerParts(request.precision, module)
-    parts.elementwise("norms", 8 * hidden, weights=2 * norm_weights)
-    attention.add_to(parts)
-    parts.matmul("fc1", Linear("fc1", hidden, width, bias))
-    parts.elementwise("activation", 2 * width, sharded=True)
-    parts.matmul("fc2", Linear("fc2", width, hidden, bias))
-    return parts.build(
-        f"layer {index}",
-        "decoder",
-        (module,),
-        kv=attention.kv_state(parts),
-        boundary=hidden,
-        ffn_active=width,
     )

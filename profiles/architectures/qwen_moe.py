@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from gpuplan.profiles.architectures.assembly import Request, assemble, read_sizes, standard_ends
+from gpuplan.profiles.architectures.assembly import Request, read_sizes, standard_ends
 from gpuplan.profiles.architectures.attention import GroupedAttention, read_attention
-from gpuplan.profiles.architectures.feed_forward import Experts, add_gated, read_expert_counts
+from gpuplan.profiles.architectures.blocks import Block, assemble_blocks
+from gpuplan.profiles.architectures.feed_forward import Experts, FeedForward, Gated, read_expert_counts
 from gpuplan.profiles.architectures.fields import ConfigFields
-from gpuplan.profiles.architectures.llama import add_norms, qwen_windows
-from gpuplan.profiles.architectures.parts import LayerParts
-from gpuplan.profiles.model import Layer, ModelProfile
+from gpuplan.profiles.architectures.llama import qwen_windows
+from gpuplan.profiles.model import ModelProfile
 
 
 def build_qwen2_moe(request: Request) -> ModelProfile:
@@ -18,20 +16,23 @@ def build_qwen2_moe(request: Request) -> ModelProfile:
     fields = request.fields
     attention = read_attention(fields, qkv_bias=fields.boolean("qkv_bias", True))
     shared = fields.integer("shared_expert_intermediate_size", minimum=0)
-    return _build(request, attention, _experts(fields, shared))
+    return _build(request, attention, shared)
 
 
 def build_qwen3_moe(request: Request) -> ModelProfile:
     """Qwen3-30B-A3B and its like: norms on the heads of queries and keys, no shared expert."""
     bias = request.fields.boolean("attention_bias", False)
-    attention = read_attention(request.fields, qkv_bias=bias, output_bias=bias, head_norms=True)
-    return _build(request, attention, _experts(request.fields, 0))
+    return _build(request, read_attention(request.fields, qkv_bias=bias, output_bias=bias, norms="head"), 0)
 
 
-def _experts(fields: ConfigFields, shared: int) -> Experts:
+def qwen_feed_forwards(fields: ConfigFields, depth: int, shared: int) -> list[FeedForward]:
+    """Return each layer's feed-forward part: every ``decoder_sparse_step``-th layer has experts, but none that
+    ``mlp_only_layers`` lists; `shared` is the width of the shared expert, 0 for none.
+    """
+    hidden = fields.integer("hidden_size")
     count, per_token = read_expert_counts(fields, "num_experts", "num_local_experts")
-    return Experts(
-        fields.integer("hidden_size"),
+    experts = Experts(
+        hidden,
         fields.integer("moe_intermediate_size"),
         count,
         per_token,
@@ -39,47 +40,21 @@ def _experts(fields: ConfigFields, shared: int) -> Experts:
         shared_gate=shared > 0,
         shared="shared_expert",
     )
-
-
-def _build(request: Request, attention: GroupedAttention, experts: Experts) -> ModelProfile:
-    fields = request.fields
-    sizes = read_sizes(fields, attention.heads, attention.kv_heads)
-    windows = qwen_windows(request)
-    dense = _dense_layers(fields, len(windows))
-    dense_width = fields.integer("intermediate_size") if dense else 0
-    layer = partial(_decoder_layer, request, attention, experts, dense, dense_width, windows)
-    return assemble(request, sizes, standard_ends(request, sizes), len(windows), layer)
-
-
-def _dense_layers(fields: ConfigFields, depth: int) -> frozenset[int]:
-    """Every ``decoder_sparse_step``-th layer has experts, except those in ``mlp_only_layers``."""
     step = fields.optional_integer("decoder_sparse_step") or 1
     listed = set(fields.integers("mlp_only_layers"))
-    return frozenset(index for index in range(depth) if index in listed or (index + 1) % step)
+    sparse = [index not in listed and (index + 1) % step == 0 for index in range(depth)]
+    if all(sparse):  # such configs need not give the width of dense layers
+        return [experts] * depth
+    dense = Gated(hidden, fields.integer("intermediate_size"))
+    return [experts if is_sparse else dense for is_sparse in sparse]
 
 
-def _decoder_layer(
-    request: Request,
-    attention: GroupedAttention,
-    experts: Experts,
-    dense: frozenset[int],
-    dense_width: int,
-    windows: list[int | None],
-    index: int,
-) -> Layer:
-    module = f"{request.prefix}.layers.{index}"
-    parts = LayerParts(request.precision, module)
-    add_norms(parts, attention)
-    attention.add_to(parts, windows[index])
-    if index in dense:
-        add_gated(parts, attention.hidden, dense_width)
-    else:
-        experts.add_to(parts)
-    return parts.build(
-        f"layer {index}",
-        "decoder",
-        (module,),
-        kv=attention.kv_state(parts, windows[index]),
-        boundary=attention.hidden,
-        ffn_active=dense_width if index in dense else experts.active_width,
-    )
+def _build(request: Request, attention: GroupedAttention, shared: int) -> ModelProfile:
+    sizes = read_sizes(request.fields, attention.heads, attention.kv_heads)
+    windows = qwen_windows(request)
+    feed_forwards = qwen_feed_forwards(request.fields, len(windows), shared)
+    blocks = [
+        Block(sizes.hidden, attention, feed_forward, window)
+        for feed_forward, window in zip(feed_forwards, windows, strict=True)
+    ]
+    return assemble_blocks(request, sizes, standard_ends(request, sizes), blocks)
