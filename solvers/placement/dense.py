@@ -14,7 +14,7 @@ from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate
 from gpuplan.solvers.placement.front import front_points
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import SMALL_FRONT_CELLS, EngineName, Session
+from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Session
 from gpuplan.solvers.placement.tables import class_tables
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
@@ -71,7 +71,7 @@ def solve_front(
     ``optimal`` when the front is proven complete; ``feasible`` with the points found so far at a limit.
     """
     budget = Budget(limits)
-    session = Session(class_tables(problem), engine, budget, Settings(limits.threads), SMALL_FRONT_CELLS)
+    session = Session(class_tables(problem), engine, budget, Settings(limits.threads), SMALL_FRONT_QUERIES)
     points, proven, infeasible = front_points(session)
     report = make_report(session, seed, budget, engine)
     if points:
@@ -99,6 +99,8 @@ def make_report(session: Session, seed: int, budget: Budget, engine: EngineName)
         "threads": limits.threads,
     }
     notes = tuple(session.notes)
+    if engine == "auto":
+        notes = (*notes, _choice(session))
     return Report(
         engine,
         seed,
@@ -108,6 +110,16 @@ def make_report(session: Session, seed: int, budget: Budget, engine: EngineName)
         options,
         notes,
     )
+
+
+def _choice(session: Session) -> str:
+    """Say what ``auto`` picked and why."""
+    classes, devices = session.tables.num_classes, session.tables.problem.num_devices
+    picked = " and ".join(name for name in ("dp", "labels") if name in session.engines)
+    if not session.engines:
+        return "auto searched nothing: one-stage plans decide"
+    size = "few enough for a plain search" if session.engines == {"dp"} else "too many for a plain search"
+    return f"auto picked {picked}: {devices} devices in {classes} classes of exchangeable ones, {size}"
 
 
 def to_result(

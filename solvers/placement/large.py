@@ -152,9 +152,7 @@ class _Search:
             dropped = self._work_on(item)
             if self._nothing_found(item) and not self._try_feasibility():
                 return self.outcome(math.inf)
-            if not self.core.any_plan:
-                known = self.best if self.path is not None else None
-                self.budget.report("placement", known, bound if math.isfinite(bound) else None)
+            self._report(bound)
             if dropped < math.inf:
                 heapq.heappush(queue, (dropped, next(order), item))
         least = min([self.left] + [bound for bound, _, _ in queue], default=math.inf)
@@ -213,7 +211,13 @@ class _Search:
         self._remember(joint)
         if joint.path is not None and self.core.holds(joint.path):
             self.offer(self.core.value(joint.path), joint.path)
+        self._report(joint.lower)
         return joint
+
+    def _report(self, bound: float) -> None:
+        if not self.core.any_plan:
+            known = self.best if self.path is not None else None
+            self.budget.report("placement", known, bound if math.isfinite(bound) else None)
 
     def _start_multipliers(self) -> FloatArray:
         known = self.memory.get("best")

@@ -19,8 +19,10 @@ EngineName = Literal["auto", "dp", "labels", "beam"]
 
 #: Largest labels·(n+1) that the small engine takes under ``auto``: about 0.1 s of NumPy.
 SMALL_CELLS = 8e5
-#: The same for a front, which takes hundreds of searches: beyond, compiled kernels are worth loading.
+#: A front may take hundreds of searches: above this size the small engine answers the first few, and the compiled
+#: kernels the rest.
 SMALL_FRONT_CELLS = 5e4
+SMALL_FRONT_QUERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +59,28 @@ class Session:
         ``auto`` picks by size; ``dp`` the small engine, ``labels`` the large one, ``beam`` the large one truncated.
     settings
         How hard the large engine tries.
-    small_cells
-        Largest search, in labels·positions, that ``auto`` gives to the small engine.
+    small_queries
+        Queries that ``auto`` gives to the small engine where it suits a single one, but not a front; None: all.
     multipliers
         Lagrange multipliers of the last core solved, to warm-start the next; owned by the large engine.
-    engines, notes
-        Names of the engines that ran; sentences for the report.
+    engines, notes, asked
+        Names of the engines that ran; sentences for the report; queries asked so far.
     """
 
     tables: ClassTables
     engine: EngineName
     budget: Budget
     settings: Settings = field(default_factory=Settings)
-    small_cells: float = SMALL_CELLS
+    small_queries: int | None = None
     multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    _small: bool | None = None
+    asked: int = 0
+    _cells: float | None = None
 
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; `hint` is a path to try as the first incumbent."""
+        self.asked += 1
         best = Answer(math.inf, None, math.inf, True)
         for part, micro_batches in self._by_micro_batches(query):
             best = _better(best, self._ask(part, micro_batches, min(upper, best.value), hint))
@@ -133,20 +137,26 @@ class Session:
         return large.minimise(core, upper, self.budget, settings, hint=hint, multipliers=self.multipliers)
 
     def runs_small(self) -> bool:
-        """Whether the small engine answers this session's queries; decided by the size of the problem alone."""
-        if self._small is None:
-            self._small = self._takes(make_core(self.tables, Query(), 1))
-        return self._small
+        """Whether the small engine answers the next query; decided by problem size and number of queries alone."""
+        if self._cells is None:
+            self._cells = self._small_engine_cells()
+        if self.small_queries is None or self.engine != "auto" or self._cells <= SMALL_FRONT_CELLS:
+            return self._cells <= SMALL_CELLS
+        return self._cells <= SMALL_CELLS and self.asked <= self.small_queries
 
-    def _takes(self, core: Core) -> bool:
-        if self.engine == "dp":
-            if not small.fits(core):
-                raise UnsupportedError(
-                    f"solver dp packs device counts into 63 bits and {core.num_classes} device classes need more; "
-                    "use solver labels or auto"
-                )
-            return True
-        return self.engine == "auto" and small.fits(core) and cells(core) <= self.small_cells
+    def _small_engine_cells(self) -> float:
+        """Size of the small engine's search; 0 where it is asked for by name, inf where it is not to run."""
+        if self.engine not in ("auto", "dp"):
+            return math.inf
+        core = make_core(self.tables, Query(), 1)
+        if small.fits(core):
+            return 0.0 if self.engine == "dp" else cells(core)
+        if self.engine == "auto":
+            return math.inf
+        raise UnsupportedError(
+            f"solver dp packs device counts into 63 bits and {core.num_classes} device classes need more; "
+            "use solver labels or auto"
+        )
 
 
 def cells(core: Core) -> float:

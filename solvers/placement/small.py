@@ -124,6 +124,7 @@ class LevelSearch:
                     break  # any plan will do, or more stages only cost more
             if count == core.max_stages:
                 break
+            self.budget.report("placement", min((value for value, _, _ in found), default=None), None)
             if self.budget.exhausted():
                 return self._answer(found, proven=False)
             level = self._next_level(level, closing)
