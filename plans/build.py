@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -213,26 +212,25 @@ def _provenance(problem: PlacementProblem, stages: Sequence[StageRange], times: 
     What was read outside of a measured range rests on an assumed form, so it counts as analytic.
     """
     steps = problem.workload.decode_steps
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = dict.fromkeys(("measured", "interpolated", "fitted", "analytic"), 0.0)
     for stage, rows in zip(stages, times, strict=True):
         held = slice(stage.start, stage.stop)
         for tag, (prefill, decode) in _by_origin(rows).items():
             counted = "analytic" if tag == "extrapolated" else tag
             seconds[counted] += float(np.sum(prefill[held]) + steps * np.sum(decode[held]))
     total = sum(seconds.values())
-    shares = {
-        tag: seconds[tag] / total if total > 0.0 else float(tag == "analytic")
-        for tag in ("measured", "interpolated", "fitted", "analytic")
-    }
+    shares = {tag: own / total if total > 0.0 else float(tag == "analytic") for tag, own in seconds.items()}
     return Provenance(**shares, sources=tuple(problem.costs.sources))
 
 
-def _by_origin(rows: LayerTimes) -> Mapping[str, tuple[Any, Any]]:
+def _by_origin(rows: LayerTimes) -> dict[str, tuple[Any, Any]]:
     if rows.by_origin is not None:
-        return rows.by_origin
+        return {**rows.by_origin}
     tags = np.array(rows.origin)
-    return {tag: (np.where(tags == tag, rows.prefill_s, 0.0), np.where(tags == tag, rows.decode_s, 0.0))
-            for tag in dict.fromkeys(rows.origin)}
+    return {
+        tag: (np.where(tags == tag, rows.prefill_s, 0.0), np.where(tags == tag, rows.decode_s, 0.0))
+        for tag in dict.fromkeys(rows.origin)
+    }
 
 
 def _options(problem: PlacementProblem) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def aiconfigurator_source(word: str, kinds: Sequence[str]) -> CostSource:
     known = [kind for kind in dict.fromkeys(kinds) if kind in SYSTEMS and (root / SYSTEMS[kind]).is_dir()]
     if not known:
         asked = ", ".join(dict.fromkeys(kinds)) or "none"
-        raise UsageError(f"aiconfigurator has data on {', '.join(SYSTEMS)}, asked for {asked}; name another cost source")
+        raise UsageError(
+            f"aiconfigurator has data on {', '.join(SYSTEMS)}, asked for {asked}; name another cost source"
+        )
     return CostSource(tables=tuple(read_system(kind, backend or None, version or None) for kind in known))
 
 
@@ -74,7 +76,9 @@ def data_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "systems" / "data"
 
 
-def read_system(kind: str, backend: str | None = None, version: str | None = None, *, dtype: str = "bfloat16") -> CostTable:
+def read_system(
+    kind: str, backend: str | None = None, version: str | None = None, *, dtype: str = "bfloat16"
+) -> CostTable:
     """Return the table of one device kind.
 
     Parameters

@@ -149,7 +149,7 @@ class FittedCosts:
     def device_inputs(self, model: ModelProfile, device: Device, workload: Workload) -> dict[str, Any]:
         """Return what the times of one device follow from."""
         coefficients = self._fit(model, device, 1).coefficients(workload.batch)
-        terms = {
+        terms: dict[tuple[int, str], tuple[list[Term], list[Term]]] = {
             (id(layer.operators), layer.kind): ([Term(("layer",), "fitted", 0.0)], [Term(("layer",), "fitted", 0.0)])
             for layer in model.layers
         }

@@ -160,7 +160,9 @@ def _notes(relative: FloatArray, scale: FloatArray, runs: Runs) -> tuple[str, ..
     if rank == 6:
         return ()
     fixed = [name for name in ("batch", "prompt", "output") if np.ptp(getattr(runs, name)) == 0.0]
-    why = f"{' and '.join(fixed)} never {'varies' if len(fixed) == 1 else 'vary'}" if fixed else "the runs are too alike"
+    why = (
+        f"{' and '.join(fixed)} never {'varies' if len(fixed) == 1 else 'vary'}" if fixed else "the runs are too alike"
+    )
     return (
         f"the runs settle {rank} of the 6 coefficients ({why}); times near the runs hold, others are one guess of many",
     )
@@ -193,9 +195,7 @@ def read_runs(path: str | Path, columns: Mapping[str, str] | None = None) -> Run
             source=str(path),
         )
     values = {ours: _numbers(data, name, positive=True) for ours, name in names.items()}
-    return Runs(
-        values["batch"], values["prompt"], values["output"], values["time"], values["ttft"], values["tpot"]
-    )
+    return Runs(values["batch"], values["prompt"], values["output"], values["time"], values["ttft"], values["tpot"])
 
 
 def _column(data: Columns, ours: str, chosen: Mapping[str, str]) -> str | None:

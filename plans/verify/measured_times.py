@@ -108,10 +108,8 @@ class MeasuredTimes:
     def _whole(self, entry: Mapping[str, Any], phase: str, name: str, place: str) -> float | None:
         """Return the roofline's seconds of all layers."""
         if (name, phase) not in self._fits:
-            each = [
-                self._roofline(self._model["operator_sets"][layer["operators"]], entry["roofline"], self._step(phase), place)
-                for layer in self._model["layers"]
-            ]
+            sets = [self._model["operator_sets"][layer["operators"]] for layer in self._model["layers"]]
+            each = [self._roofline(own, entry["roofline"], self._step(phase), place) for own in sets]
             known = [value for value in each if value is not None]
             self._fits[name, phase] = math.fsum(known) if len(known) == len(each) else None
         return self._fits[name, phase]
@@ -174,7 +172,11 @@ def check_point(
 
 
 def _check_shape(
-    ledger: Ledger, at: Mapping[str, float], operators: Sequence[Mapping[str, Any]], model: Mapping[str, Any], place: str
+    ledger: Ledger,
+    at: Mapping[str, float],
+    operators: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    place: str,
 ) -> None:
     # n outputs and k inputs of a product make 2·n·k FLOPs a token; heads of some width make 4·heads·width a pair.
     flops = math.fsum(operator.get("flops_per_token", 0.0) for operator in operators)
@@ -266,7 +268,8 @@ def _value(rows: list[list[float]], at: list[float]) -> tuple[float | None, bool
         here = agree(at[0], sides[0], 1e-8)
         return inner[0][0], exact and here, inside and here
     low, high = inner[0][0], inner[1][0]
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     share = (at[0] - sides[0]) / (sides[1] - sides[0])
     between = -1e-9 <= share <= 1 + 1e-9
     return low + share * (high - low), False, inside and between

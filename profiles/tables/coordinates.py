@@ -55,7 +55,7 @@ def points_of(
     """
     if step.phase == "prefill" and operator is not None and _window_cuts(operator, step):
         return None
-    shape = _shape(model, operator, tensor_parallel)
+    shape = shape_of(model, operator, tensor_parallel)
     made: list[Point] = []
     for count, values in _pieces(series, operator, step, chunk):
         coordinates = {**shape, **values}
@@ -121,7 +121,8 @@ def touched_share(operator: Operator | None, tokens: float) -> float:
     return min(1.0, touched / min(tokens * operator.experts_per_token, operator.experts))
 
 
-def _shape(model: ModelProfile, operator: Operator | None, tensor_parallel: int) -> dict[str, float]:
+def shape_of(model: ModelProfile, operator: Operator | None, tensor_parallel: int) -> dict[str, float]:
+    """Return the shape of an operator on one rank: n and k, or heads, kv_heads and head_dim; empty for others."""
     if operator is None:
         return {}
     if operator.flops_per_pair > 0.0:

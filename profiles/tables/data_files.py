@@ -86,11 +86,15 @@ def _csv(path: Path) -> Columns:
     except UnicodeDecodeError:
         raise InputError("expected a UTF-8 text file of comma-separated values", source=str(path)) from None
     except OSError as error:
-        raise InputError(f"the file cannot be read: {(error.strerror or str(error)).lower()}", source=str(path)) from None
+        raise InputError(
+            f"the file cannot be read: {(error.strerror or str(error)).lower()}", source=str(path)
+        ) from None
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except csv.Error as error:
-        raise InputError(f"expected comma-separated values, got text that breaks off ({error})", source=str(path)) from None
+        raise InputError(
+            f"expected comma-separated values, got text that breaks off ({error})", source=str(path)
+        ) from None
     rows = [line for line in lines if any(cell.strip() for cell in line)]
     if len(rows) < 2:
         raise InputError("expected a header and at least one row, got fewer lines", source=str(path))
@@ -99,7 +103,9 @@ def _csv(path: Path) -> Columns:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise InputError(
-                f"expected {len(header)} cells as in the header, got {len(row)}", source=str(path), place=f"row {number}"
+                f"expected {len(header)} cells as in the header, got {len(row)}",
+                source=str(path),
+                place=f"row {number}",
             )
     columns = {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
     return Columns(str(path), columns, len(rows) - 1)

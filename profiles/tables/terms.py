@@ -115,9 +115,7 @@ def _of_operators(
     return found
 
 
-def _group(
-    tables: Sequence[CostTable], name: str, left: dict[str, Operator], step: Step
-) -> tuple[str, ...] | None:
+def _group(tables: Sequence[CostTable], name: str, left: dict[str, Operator], step: Step) -> tuple[str, ...] | None:
     """Return the operators that a series times together with `name`, the smallest group first."""
     groups = {
         series.covers

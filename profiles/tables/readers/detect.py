@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from gpuplan.profiles.tables.table import CostTable
 
 #: What a manifest with `layout` may say.
 _LAYOUT_KEYS = ("schema", "layout", "data", "name", "comment", "device_kind", "model", "tensor_parallel")
+_Recognises = Callable[[Path], bool]
 LAYOUTS = ("llmservingsim", "vidur", "helix", "splitwise", "distserve")
 
 
@@ -29,6 +30,9 @@ class CostSource:
 
     tables: tuple[CostTable, ...] = ()
     fits: tuple[Fit, ...] = ()
+
+
+_Read = Callable[[Path, Told], CostSource]
 
 
 def load_cost_source(source: str | Path, told: Told | None = None) -> CostSource:
@@ -50,7 +54,9 @@ def load_cost_source(source: str | Path, told: Told | None = None) -> CostSource
     """
     path, told = Path(source), told or Told()
     if not path.exists():
-        raise InputError("expected a cost table, a fitted profile or a folder of one, found nothing", source=str(source))
+        raise InputError(
+            "expected a cost table, a fitted profile or a folder of one, found nothing", source=str(source)
+        )
     if path.suffix.lower() in (".yaml", ".yml", ".json") and not end_to_end.is_distserve(path):
         return _own_file(path)
     for recognises, read in _READERS.values():
@@ -95,15 +101,15 @@ def _layout_manifest(document: Mapping[str, Any], path: Path) -> CostSource:
     return read(data, told)
 
 
-def _tables(read: Any) -> Any:
+def _tables(read: Callable[[Path, Told], list[CostTable]]) -> _Read:
     return lambda path, told: CostSource(tables=tuple(read(path, told)))
 
 
-def _fits(read: Any) -> Any:
+def _fits(read: Callable[[Path, Told], list[Fit]]) -> _Read:
     return lambda path, told: CostSource(fits=tuple(read(path, told)))
 
 
-_READERS: dict[str, tuple[Any, Any]] = {
+_READERS: dict[str, tuple[_Recognises, _Read]] = {
     "llmservingsim": (llmservingsim.recognises, _tables(llmservingsim.read)),
     "splitwise": (end_to_end.is_splitwise, _fits(end_to_end.read_splitwise)),
     "distserve": (end_to_end.is_distserve, _fits(end_to_end.read_distserve)),

@@ -72,13 +72,13 @@ def _degree(folder: Path) -> int:
 
 
 def _software(meta: Mapping[str, Any]) -> str:
-    parts = [f"{label} {meta[key]}" for label, key in (("vLLM", "vllm_version"), ("CUDA", "cuda_version")) if key in meta]
+    parts = [
+        f"{label} {meta[key]}" for label, key in (("vLLM", "vllm_version"), ("CUDA", "cuda_version")) if key in meta
+    ]
     return ", ".join(parts)
 
 
-def _kernels(
-    data: Columns, column: str, axis: str, operators: Mapping[str, Mapping[str, int]]
-) -> list[Series]:
+def _kernels(data: Columns, column: str, axis: str, operators: Mapping[str, Mapping[str, int]]) -> list[Series]:
     """Return the series of operators whose kernels are listed by name: their times summed at each size."""
     data.require(["layer", column, "time_us"])
     times: dict[str, dict[float, float]] = {}

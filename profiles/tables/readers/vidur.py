@@ -95,7 +95,10 @@ def _kernels(data: Columns, rows: list[int]) -> tuple[Series, ...]:
         columns = {f"time_stats.{kernel}.median": count for kernel, count in kernels.items()}
         data.require(["num_tokens", *columns])
         points = [
-            [data.number("num_tokens", row), _MS * sum(count * data.number(name, row) for name, count in columns.items())]
+            [
+                data.number("num_tokens", row),
+                _MS * sum(count * data.number(name, row) for name, count in columns.items()),
+            ]
             for row in rows
         ]
         made.append(series_from_rows([operator], "both", ["tokens"], points, source=data.source))
