@@ -42,6 +42,8 @@ class LinkKind:
         Latency of a message, s.
     gpu_families
         GPU families that carry this generation of NVLink or XGMI.
+    hop_latency_s
+        What every further switch of a fabric adds, s.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LinkKind:
     bandwidth_bytes_per_s: float
     latency_s: float
     gpu_families: tuple[str, ...] = ()
+    hop_latency_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def parse_kind(name: str, value: object, path: str) -> DeviceKind:
 
 def _parse_link(name: str, value: object, path: str) -> LinkKind:
     entry = checks.mapping(value, path)
-    checks.known_keys(entry, ("class", "bandwidth_bytes_per_s", "latency_s", "families"), path)
+    checks.known_keys(entry, ("class", "bandwidth_bytes_per_s", "latency_s", "hop_latency_s", "families"), path)
     family = checks.required(entry, "class", path)
     if family not in _LINK_CLASSES:
         raise InputError(f"expected one of {', '.join(_LINK_CLASSES)}, got {family!r}", place=f"{path}.class")
@@ -125,6 +128,7 @@ def _parse_link(name: str, value: object, path: str) -> LinkKind:
         checks.number(checks.required(entry, "bandwidth_bytes_per_s", path), f"{path}.bandwidth_bytes_per_s"),
         checks.number(checks.required(entry, "latency_s", path), f"{path}.latency_s", zero=True),
         tuple(checks.sequence(entry.get("families", []), f"{path}.families")),
+        checks.number(entry.get("hop_latency_s", 0.0), f"{path}.hop_latency_s", zero=True),
     )
 
 

@@ -6,20 +6,26 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gpuplan.errors import InputError
+
+#: A normalised cluster of 16,384 devices takes 40 MB.
+_MOST_BYTES: Final = 64 << 20
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file: UTF-8, or UTF-16 with its mark (what a Windows shell redirects into a file)."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise InputError("there is no such file; give the path of a topology file or a shipped cluster's name",
                          source=str(path)) from None  # fmt: skip
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror or error})", source=str(path)) from None
+    if len(raw) > _MOST_BYTES:
+        raise InputError(f"expected a file of at most {_MOST_BYTES >> 20} MiB, got a larger one", source=str(path))
     return decode(raw, str(path))
 
 

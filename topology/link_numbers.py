@@ -75,6 +75,54 @@ def from_kind(link: LinkKind, count: int = 1) -> LinkNumbers:
     return LinkNumbers(link.name, count * link.bandwidth_bytes_per_s, link.latency_s)
 
 
+def pcie_rate(kind: DeviceKind | None) -> float:
+    """Return one direction of a GPU kind's PCIe connector, bytes/s; x16 of generation 4 where nothing is known."""
+    usual = dict(_GENERATIONS)[4]
+    return usual if kind is None else kind.pcie_bandwidth_bytes_per_s or usual
+
+
+def pcie_link_rate(transfers_per_s: float, lanes: int) -> float | None:
+    """Return one direction of a PCIe link, bytes/s, from GT/s and its width; None when either is not said.
+
+    >>> round(pcie_link_rate(16e9, 16) / 1e9, 1)
+    31.5
+    """
+    if transfers_per_s <= 0.0 or lanes <= 0:
+        return None
+    # Line coding: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, flits of 242 in 256 bytes beyond.
+    coding = 0.8 if transfers_per_s < 6e9 else 128.0 / 130.0 if transfers_per_s < 48e9 else 242.0 / 256.0
+    return transfers_per_s / 8.0 * lanes * coding
+
+
+def pcie_at_rate(catalog: Catalog, code: str, rate_bytes_per_s: float) -> LinkNumbers:
+    """Return the numbers of a PCIe code over a link of this rate: the generation's, scaled where it has fewer lanes."""
+    fitting = [(number, rate) for number, rate in _GENERATIONS if rate >= 0.99 * rate_bytes_per_s]
+    generation, full = fitting[-1] if fitting else _GENERATIONS[0]
+    link = catalog.pcie(code, generation)
+    share = min(1.0, rate_bytes_per_s / full) if rate_bytes_per_s < 0.99 * full else 1.0
+    return LinkNumbers(link.name, share * link.bandwidth_bytes_per_s, link.latency_s, code)
+
+
+def scale_up_numbers(
+    catalog: Catalog, kinds: tuple[DeviceKind, ...], count: int, bandwidth_bytes_per_s: float = 0.0
+) -> LinkNumbers:
+    """Return the numbers of `count` NVLink or XGMI links of the slower kind, or of a bandwidth that a file says.
+
+    NVLink has the matrix code ``NV#`` where the number of links is known or follows from the bandwidth.
+    """
+    numbers = from_code(catalog, f"NV{max(count, 1)}", kinds)
+    if bandwidth_bytes_per_s:
+        one = numbers.bandwidth_bytes_per_s / max(count, 1)
+        links = bandwidth_bytes_per_s / one
+        code = f"NV{round(links)}" if abs(links - round(links)) < 0.05 and 1 <= round(links) < 1000 else None
+        numbers = LinkNumbers(numbers.kind, bandwidth_bytes_per_s, numbers.latency_s, code)
+    return (
+        numbers
+        if numbers.kind.startswith("nvlink")
+        else LinkNumbers(numbers.kind, numbers.bandwidth_bytes_per_s, numbers.latency_s)
+    )
+
+
 def nvlink_remark(code: str, name: str, kind: DeviceKind) -> str | None:
     """Return a warning when a GPU kind cannot have as many NVLinks as `code` says, else None."""
     count = nvlink_count(code)

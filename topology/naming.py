@@ -43,8 +43,9 @@ def _form_free(name: str) -> str:
 def resolve_kind(name: str, names: Sequence[str]) -> str:
     """Return the canonical kind that `name` stands for.
 
-    In this order: the name itself; the name with ``sxm`` for ``sxmN``; a unique prefix, whole hyphen-separated parts
-    before parts of words (``l4`` is ``l4-24gb``, not ``l40-48gb``); of candidates that differ by form only the SXM one.
+    In this order: the name itself; the name with ``sxm`` for ``sxmN``; the only name that adds no more than a memory
+    size (``rtx-3090`` is not the 3090 Ti); a unique prefix, whole hyphen-separated parts before parts of words (``l4``
+    is ``l4-24gb``, not ``l40-48gb``); of candidates that differ by form only the SXM one.
 
     Raises
     ------
@@ -61,12 +62,19 @@ def resolve_kind(name: str, names: Sequence[str]) -> str:
         return typed
     for matches in (
         [known for known in names if _form_free(known) == typed],
+        _only_memory_open(typed, names),
         [known for known in names if known.startswith(typed + "-") or _form_free(known).startswith(typed + "-")],
         [known for known in names if known.startswith(typed) or _form_free(known).startswith(typed)],
     ):
         if matches and typed:
             return _single(name, matches)
     raise UsageError(unknown("GPU kind", name, names))
+
+
+def _only_memory_open(typed: str, names: Sequence[str]) -> list[str]:
+    """Return the one name that is `typed` and a memory size, or nothing."""
+    found = [known for known in names if re.fullmatch(re.escape(typed) + r"-[0-9]+gb", _form_free(known))]
+    return found if len(found) == 1 else []
 
 
 def _single(name: str, matches: Sequence[str]) -> str:

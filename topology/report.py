@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gpuplan.topology.graph import Topology
 from gpuplan.topology.islands import islands
+from gpuplan.topology.link_numbers import PCIE_CODES
 from gpuplan.topology.routes import Route, Router
 from gpuplan.topology.symmetry import exchangeable_classes
 
@@ -83,8 +84,10 @@ def _pair(found: Route | None) -> dict[str, Any]:
 
 
 def route_kind(found: Route) -> str:
-    """Return the matrix code all links of a route came from, or else the kind of its slowest link."""
+    """Return the matrix code all links of a route came from (of PCIe the farthest), or else its slowest link's kind."""
     codes = set(found.codes)
+    if codes <= set(PCIE_CODES):
+        return max(map(str, codes), key=PCIE_CODES.index)
     if len(codes) == 1 and None not in codes and len({link.kind for link in found.links}) == 1:
         return str(found.codes[0])
     slowest = min(found.links, key=lambda link: (link.bandwidth_bytes_per_s, -link.latency_s))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from gpuplan.errors import InputError
 from gpuplan.topology.readers.nvidia_smi import looks_like_topo
+from gpuplan.topology.readers.slurm import looks_like_slurm
 
-Format = Literal["gpuplan", "nvidia-smi"]
+Format = Literal["gpuplan", "nvidia-smi", "nccl", "hwloc", "slurm"]
 
 
 def _looks_native(content: str) -> bool:
@@ -18,16 +19,17 @@ def _looks_native(content: str) -> bool:
     return start.startswith("{") or re.search(r"^(schema|devices|hosts)\s*:", content, re.MULTILINE) is not None
 
 
-_READABLE: Final[tuple[tuple[Format, str, Callable[[str], bool]], ...]] = (
+_TEXTS: Final[tuple[tuple[Format, str, Callable[[str], bool]], ...]] = (
     ("gpuplan", "gpuplan YAML or JSON", _looks_native),
     ("nvidia-smi", "nvidia-smi topo -m text", looks_like_topo),
+    ("slurm", "Slurm topology.conf", looks_like_slurm),
 )
-#: Formats that are recognised by their root element, so that the message can say what the file is.
-_LATER: Final = (
-    ("NCCL topology XML", re.compile(r"<\s*(system|graphs)\b")),
-    ("hwloc XML", re.compile(r"<!DOCTYPE\s+topology|<\s*topology\b")),
-)
-_TRIED: Final = ", ".join([title for _, title, _ in _READABLE] + [title for title, _ in _LATER])
+#: XML formats, by root element.
+_ROOTS: Final[Mapping[str, Format]] = {"system": "nccl", "graphs": "nccl", "topology": "hwloc"}
+_TRIED: Final = ", ".join([title for _, title, _ in _TEXTS] + ["NCCL topology XML", "hwloc XML"])
+#: What may stand before the root element: a declaration, comments, a document type.
+_PROLOGUE: Final = re.compile(r"\s*(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?:[^\[>]|\[.*?\])*>)", re.DOTALL)
+_ROOT: Final = re.compile(r"\s*<([A-Za-z_][\w.:-]*)")
 
 
 def detect(content: str) -> Format:
@@ -36,17 +38,26 @@ def detect(content: str) -> Format:
     Raises
     ------
     InputError
-        No format or more than one fits (the message lists what was tried), or one that is not read yet.
+        No format or more than one fits (the message lists what was tried).
     """
     if content.lstrip().startswith("<"):
-        for title, root in _LATER:
-            if root.search(content):
-                raise InputError(f"{title} is not read yet; give gpuplan YAML or the text of nvidia-smi topo -m")
-        raise InputError(f"the format is not known; tried {_TRIED}")
-    fitting = [(name, title) for name, title, fits in _READABLE if fits(content)]
+        return _detect_xml(content)
+    fitting = [(name, title) for name, title, fits in _TEXTS if fits(content)]
     if len(fitting) == 1:
         return fitting[0][0]
     if fitting:
         titles = " and ".join(title for _, title in fitting)
         raise InputError(f"the content is ambiguous: it fits {titles}; keep one of them (tried {_TRIED})")
     raise InputError(f"the format is not known; tried {_TRIED}")
+
+
+def _detect_xml(content: str) -> Format:
+    """Return the format of XML by its root element."""
+    position = 0
+    while match := _PROLOGUE.match(content, position):
+        position = match.end()
+    root = _ROOT.match(content, position)
+    if root is None or root[1] not in _ROOTS:
+        what = f"XML with the root <{root[1][:40]}>" if root else "XML without a root element"
+        raise InputError(f"the format is not known: {what}; tried {_TRIED}")
+    return _ROOTS[root[1]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gpuplan.errors import InputError, UsageError
 from gpuplan.topology import checks
 from gpuplan.topology.catalog import Catalog
-from gpuplan.topology.graph import Component, Device, DeviceKind, Link
+from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
 from gpuplan.topology.link_numbers import (
     PCIE_CODES,
     LinkNumbers,
@@ -44,6 +44,48 @@ def _pair(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a <= b else (b, a)
 
 
+def copy_host(host: Host, name: str, rack: str | None) -> Host:
+    """Return a copy of a host under another name, in another rack (None keeps the rack)."""
+    start = len(host.name)
+
+    def renamed(old: str) -> str:
+        return name + old[start:]
+
+    copy = Host(name, host.path, notes=host.notes)
+    copy.devices = [
+        Device(
+            renamed(device.name), name, device.index, device.kind, device.available_bytes, device.power_cap_w,
+            device.price_per_hour, device.rack if rack is None else rack,
+        )
+        for device in host.devices
+    ]  # fmt: skip
+    copy.relays = [Component(renamed(part.name), part.role, name) for part in host.relays]
+    for (a, b), link in host.links.items():
+        pair = _pair(renamed(a), renamed(b))
+        copy.links[pair] = link and Link(
+            renamed(link.a), renamed(link.b), link.kind, link.bandwidth_bytes_per_s, link.latency_s, link.code
+        )
+    copy.excluded = {renamed(device) for device in host.excluded}
+    return copy
+
+
+def host_of_topology(topology: Topology, name: str, path: str, rack: str | None) -> Host:
+    """Return the one host of a topology under a name of its own; names without a host before them get it."""
+    old = topology.hosts[0]
+    prefix = f"{old}/"
+
+    def below(part: str) -> str:
+        return f"{old}/{part.removeprefix(prefix)}"
+
+    host = Host(old, path, notes=list(topology.notes))
+    host.devices = [replace(device, name=below(device.name)) for device in topology.devices]
+    host.relays = [Component(below(part.name), part.role, old) for part in topology.components if part.role != "device"]
+    for link in topology.links:
+        a, b = below(link.a), below(link.b)
+        host.links[_pair(a, b)] = replace(link, a=a, b=b)
+    return copy_host(host, name, rack)
+
+
 def default_links(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
     """Join every two devices by ``default_link``; without it through the host bridge, unless an NVSwitch does."""
     if "default_link" not in entry and "nvswitch" in entry:
@@ -65,6 +107,9 @@ def add_nvswitch(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None
         return
     count = checks.integer(entry["nvswitch"], f"{host.path}.nvswitch", maximum=_MOST_LINKS)
     switch = f"{host.name}/nvswitch0"
+    if any(relay.name == switch for relay in host.relays):
+        raise InputError("the file of this host has an NVSwitch already; leave 'nvswitch' out",
+                         place=f"{host.path}.nvswitch")  # fmt: skip
     host.relays.append(Component(switch, "nvswitch", host.name))
     for device in host.devices:
         remark = nvlink_remark(f"NV{count}", device.name, device.kind)
@@ -81,6 +126,8 @@ def add_nics(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
         raise InputError(f"expected one of {', '.join(PCIE_CODES)}, got {code!r}", place=f"{host.path}.nic_link")
     if isinstance(value, str) and value != "per_device":
         raise InputError(f"expected a number of NICs or per_device, got {value!r}", place=path)
+    if "nics" in entry:
+        _drop_nics(host)
     count = len(host.devices) if value == "per_device" else checks.integer(value, path, minimum=0, maximum=_MOST_LINKS)
     for number in range(count):
         nic = f"{host.name}/nic{number}"
@@ -88,6 +135,15 @@ def add_nics(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
         for device in [host.devices[number]] if value == "per_device" else host.devices:
             numbers = from_code(catalog, code, (device.kind,))
             host.links[_pair(device.name, nic)] = numbers.between(device.name, nic)
+
+
+def _drop_nics(host: Host) -> None:
+    """Take out the NICs that the file of a host has: the description says which there are."""
+    gone = {relay.name for relay in host.relays if relay.role == "nic"}
+    if gone:
+        host.notes.append(f"the {len(gone)} NICs of the host's file are replaced by those of the description")
+        host.relays = [relay for relay in host.relays if relay.name not in gone]
+        host.links = {pair: link for pair, link in host.links.items() if not gone & set(pair)}
 
 
 def _named_link(

@@ -235,7 +235,7 @@ def _nic_cell(row: _Row | None, column: int) -> tuple[str, int] | None:
 
 
 def build_topology(
-    matrix: Matrix, device_of: Callable[[int], Device], catalog: Catalog, *, name: str, host: str = "host0"
+    matrix: Matrix, device_of: Callable[[str, int], Device], catalog: Catalog, *, name: str, host: str = "host0"
 ) -> Topology:
     """Return the topology of one host from its matrix.
 
@@ -244,7 +244,7 @@ def build_topology(
     matrix
         What the text says.
     device_of
-        Gives the device of a GPU index.
+        Gives the device of a host and a GPU index.
     catalog
         Where link numbers come from.
     name
@@ -252,7 +252,7 @@ def build_topology(
     host
         Name of the host.
     """
-    devices = {index: device_of(index) for index in matrix.gpus}
+    devices = {index: device_of(host, index) for index in matrix.gpus}
     links = [
         from_code(catalog, code, (devices[a].kind, devices[b].kind)).between(devices[a].name, devices[b].name)
         for (a, b), code in matrix.codes.items()
