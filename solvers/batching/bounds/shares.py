@@ -20,7 +20,7 @@ import heapq
 
 import numpy as np
 
-from gpuplan.profiles.problems.batching import DEADLINE_SLACK_S, BatchingProblem, FloatArray
+from gpuplan.profiles.problems.batching import DEADLINE_SLACK_S, BatchingProblem, FloatArray, IntArray
 from gpuplan.solvers.batching.exact.speed import fast
 
 _SHOWN = 5
@@ -97,9 +97,9 @@ def mean_busy(work: FloatArray, arrival: FloatArray, weight: FloatArray) -> Floa
 def _preemptive(
     work: FloatArray,
     arrival: FloatArray,
-    rank: np.ndarray,
-    by_rank: np.ndarray,
-    busy: FloatArray,  # type: ignore[type-arg]
+    rank: IntArray,
+    by_rank: IntArray,
+    busy: FloatArray,
 ) -> None:
     """Fill mean busy times of jobs sorted by arrival, the lowest rank served first."""
     n = len(work)
@@ -171,7 +171,7 @@ def _spread(values: FloatArray) -> FloatArray:
 
 
 def overfull(problem: BatchingProblem, share: FloatArray) -> str | None:
-    """Return why hard deadlines cannot all hold, when an interval needs more work than fits; None when none is found."""
+    """Return why hard deadlines cannot all hold: an interval with more work than fits; None when none is found."""
     requests, total = problem.requests, float(problem.speed.sum())
     worst, told = 1e-9, None
     for start, end in _intervals(problem):

@@ -20,7 +20,7 @@ def first_batches(
     f: FloatArray,
     first: IntArray,
 ) -> None:
-    """Fill f[m], the least cost of m served from time 0, and its first batch: every later request waits for it. O(3^N)."""
+    """Fill f[m], the least cost of m served from time 0, and its first batch, which all of m wait for. O(3^N)."""
     f[0] = 0.0
     for mask in range(1, len(f)):
         rate = latency * weight[mask] + makespan

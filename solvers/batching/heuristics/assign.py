@@ -15,7 +15,7 @@ Groups = list[list[IntArray]]
 
 
 def assign(problem: BatchingProblem, batches: Sequence[IntArray], rule: Rule) -> Groups | None:
-    """Return ordered groups by executor: each batch, in the rule's order, where it finishes first; None if one fits none.
+    """Return ordered groups by executor: each batch in turn where it finishes first; None if one fits no executor.
 
     ``longest`` is LPT (within 4/3 of the least makespan on equal executors), ``smith`` time/weight rising (least
     Σ w·C of given batches on one executor with equal arrivals), ``deadline`` the earliest deadline first.

@@ -146,7 +146,7 @@ def lay_out(
     size: Ints,
     out: Ints,
 ) -> int:
-    """Write executor e's sequence with slot `drop` replaced (left out when empty), `other` too, `new` put at `new_at`."""
+    """Write e's sequence with slots `drop` and `other` replaced (left out when empty) and `new` put at `new_at`."""
     count = 0
     for place in range(length[e] + 1):
         if place == new_at:
@@ -262,7 +262,7 @@ def anneal(
         if not same:
             write(eb, lb, out[1], a, b, top, sequence, length)
             cost[eb], finish[eb] = cost_b, end_b
-    return value
+    return float(value)
 
 
 @njit(cache=True, nogil=True)
