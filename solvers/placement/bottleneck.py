@@ -17,8 +17,8 @@ from gpuplan.solvers.placement.query import Answer, Session
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 from gpuplan.solvers.placement.windows import memory_windows
 
-#: Most candidate values listed at once; beyond, caps are bisected as numbers.
-MOST_CANDIDATES = 3e7
+#: Relative width of the interval in which single values are tried.
+NARROW = 0.02
 #: Plans within this relative distance of the least bottleneck compete on latency.
 TIE = 1e-9
 
@@ -58,7 +58,7 @@ def _in_one_pass(session: Session) -> Answer:
 
 def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
     """Least bottleneck by feasibility questions."""
-    start = session.ask(Query(), hint=hint)
+    start = session.ask(Query(time_weight=0.0, any_plan=True), hint=hint)
     if start.path is None:
         return start
     search = _CapSearch(session, start.path)
@@ -68,7 +68,7 @@ def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
 
 
 class _CapSearch:
-    """Bisection on the cap: `best` has a plan (`path`), nothing below `lower` is possible."""
+    """Bisection on the cap: `best` has a plan (`path`), nothing below `lower` is possible (proven)."""
 
     def __init__(self, session: Session, path: ClassPath) -> None:
         self.session = session
@@ -77,65 +77,72 @@ class _CapSearch:
         self.best = path_bottleneck(session.tables, path)
         self.surrogate = _Surrogate(session.tables)
         self.lower = self.surrogate.bound(self.best)
+        self.floor = self.lower  # as `lower`, or a cap at which a limit hid the answer
+        self.unproven = False
 
     def run(self) -> None:
-        """Narrow lower..best until no candidate is left between them, or a limit is reached."""
-        candidates = self._candidates()
-        low, high = 0, len(candidates)  # candidates below index low are impossible, at high and above not needed
-        unproven = False
-        while low < high and not self.session.budget.exhausted():
-            middle = (low + high) // 2
-            verdict = self._probe(float(candidates[middle]))
-            if verdict:
-                high = min(middle, int(np.searchsorted(candidates, self.best * (1.0 - 1e-12))))
+        """Halve the interval while it is wide, then search the values that a stage can have inside it."""
+        budget = self.session.budget
+        while self.floor < self.best * (1.0 - NARROW) and not budget.exhausted():
+            middle = 0.5 * (self.floor + self.best)
+            if not self._probe(middle):
+                self._rule_out(middle, middle)
+        values = self._values() if not budget.exhausted() else None
+        while values is not None and len(values) and not budget.exhausted():
+            middle = len(values) // 2
+            if self._probe(float(values[middle])):
+                values = values[values < self.best * (1.0 - 1e-12)]
             else:
-                low = middle + 1
-                unproven = unproven or verdict is None
-                if not unproven:
-                    self.lower = float(candidates[low]) if low < len(candidates) else self.best
-            self.session.budget.report("bottleneck", self.best, self.lower)
-        if low >= high and not unproven:
+                after = float(values[middle + 1]) if middle + 1 < len(values) else self.best
+                self._rule_out(float(values[middle]), after)
+                values = values[middle + 1 :]
+        if values is not None and len(values) == 0 and not self.unproven:
             self.lower = self.best
 
-    def _probe(self, cap_s: float) -> bool | None:
-        """Whether a plan within the cap exists; None when a limit hides it."""
+    def _rule_out(self, cap_s: float, next_s: float) -> None:
+        """Take note that a cap has no plan (as far as is known): the next possible value is `next_s`."""
+        self.floor = max(self.floor, cap_s)
+        if not self.unproven:
+            self.lower = max(self.lower, next_s)
+        self.session.budget.report("bottleneck", self.best, self.lower)
+
+    def _probe(self, cap_s: float) -> bool:
+        """Whether a plan within the cap is found; `unproven` is set when a limit hides whether there is one."""
         if not self.surrogate.possible(cap_s):
             return False
         answer = self.session.ask(Query(time_weight=0.0, cap_s=cap_s, any_plan=True), hint=self.path)
-        if answer.path is not None:
-            self.path = answer.path
-            self.best = path_bottleneck(self.tables, answer.path)
-            return True
-        return False if answer.infeasible else None
+        if answer.path is None:
+            self.unproven = self.unproven or not answer.infeasible
+            return False
+        self.path = answer.path
+        self.best = min(self.best, path_bottleneck(self.tables, answer.path))
+        self.session.budget.report("bottleneck", self.best, self.lower)
+        return True
 
-    def _candidates(self) -> FloatArray:
-        """Values of single stages with an outgoing hop between the bounds, ascending."""
-        low, high = self.lower * (1.0 - 1e-12), self.best * (1.0 - 1e-12)
-        if self.tables.num_classes**2 * self.tables.num_layers**2 / 2 > MOST_CANDIDATES:
-            steps = np.linspace(math.log(max(low, 1e-9 * high, 1e-300)), math.log(max(high, 1e-300)), 1 << 20)
-            return np.asarray(np.exp(steps))
-        return _stage_values(self.tables, low, high)
+    def _values(self) -> FloatArray | None:
+        """Values of single stages with an outgoing hop between the bounds, ascending; None when time runs out."""
+        low, high = self.floor * (1.0 - 1e-12), self.best * (1.0 - 1e-12)
+        found = [np.zeros(0)]
+        for c in range(self.tables.num_classes):
+            if self.session.budget.exhausted():
+                return None
+            found += _stage_values(self.tables, c, low, high)
+        return np.unique(np.concatenate(found))
 
 
-def _stage_values(tables: ClassTables, low: float, high: float) -> FloatArray:
-    """All stage compute + outgoing hop values in [low, high), ascending, each once."""
+def _stage_values(tables: ClassTables, c: int, low: float, high: float) -> list[FloatArray]:
+    """All values in [low, high) of a stage on class c with some outgoing hop."""
     cycle, n = tables.cycle, tables.num_layers
     start, stop = np.triu_indices(n + 1, k=1)
-    found = []
-    for c in range(tables.num_classes):
-        compute = cycle.prefix[c, stop] - cycle.prefix[c, start]
-        near = compute < high
-        near_compute, near_stop = compute[near], stop[near]
-        whole = near_stop == n
-        ends = [np.zeros(1)] if cycle.back is None else [np.zeros(1), cycle.back[c][np.isfinite(cycle.back[c])]]
-        for hop in np.unique(np.concatenate(ends)):
-            found.append(near_compute[whole] + hop)
-        inner = ~whole
-        for e in np.flatnonzero(np.isfinite(cycle.hop_s[c])):
-            hops = cycle.hop_s[c, e] + cycle.boundary * cycle.hop_s_per_byte[c, e]
-            found.append(near_compute[inner] + hops[near_stop[inner]])
-    values = np.concatenate(found)
-    return np.unique(values[(values >= low) & (values < high)])
+    compute = cycle.prefix[c, stop] - cycle.prefix[c, start]
+    compute, stop = compute[compute < high], stop[compute < high]
+    whole = compute[stop == n]
+    hops = [0.0] if cycle.back is None else [0.0, *np.unique(cycle.back[c][np.isfinite(cycle.back[c])])]
+    found = [whole + hop for hop in hops]
+    compute, stop = compute[stop < n], stop[stop < n]
+    for e in np.flatnonzero(np.isfinite(cycle.hop_s[c])):
+        found.append(compute + (cycle.hop_s[c, e] + cycle.boundary[stop] * cycle.hop_s_per_byte[c, e]))
+    return [values[(values >= low) & (values < high)] for values in found]
 
 
 class _Surrogate:

@@ -105,6 +105,7 @@ class LevelSearch:
         self.top = np.minimum(core.top, ends - 1)
         self.term = np.stack([group.term for group in self.groups])
         self.ending = np.stack([group.ending for group in self.groups])
+        self.longest = int((self.top - core.low).max()) + 1  # of any window; a cap only shortens them
         self.levels: list[Level] = []
 
     def run(self) -> CoreOutcome:
@@ -228,7 +229,9 @@ class _LatencyClosing:
 
     def _ranges(self) -> RangeMinimum:
         if self._minimum is None:
-            self._minimum = RangeMinimum(self.level.vectors - self.search.core.prefix[self.level.last])
+            self._minimum = RangeMinimum(
+                self.level.vectors - self.search.core.prefix[self.level.last], self.search.longest
+            )
         return self._minimum
 
     def complete(self) -> FloatArray:
@@ -268,13 +271,13 @@ class _LatencyClosing:
 class RangeMinimum:
     """Minima over ranges of positions of every row, from tables of doubling length.
 
-    table[p][r, l] = min of row r over positions l .. l + 2^p − 1.
+    table[p][r, l] = min of row r over positions l .. l + 2^p − 1; `longest` is the longest range ever asked for.
     """
 
-    def __init__(self, values: FloatArray) -> None:
+    def __init__(self, values: FloatArray, longest: int | None = None) -> None:
         tables = [values]
         length = 1
-        while 2 * length <= values.shape[1]:
+        while 2 * length <= (values.shape[1] if longest is None else min(longest, values.shape[1])):
             previous = tables[-1]
             doubled = previous.copy()
             np.minimum(previous[:, :-length], previous[:, length:], out=doubled[:, :-length])
