@@ -143,7 +143,7 @@ class Requests:
         row = first_repeated(self.id)
         if row is not None:
             raise InputError(
-                f"expected distinct ids, got {self.id[row]!r} again; name every request once",
+                f"expected distinct ids, got {self.id.tolist()[row]!r} again; name every request once",
                 place=f"$.requests.id[{row}]",
             )
 
