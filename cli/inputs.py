@@ -52,12 +52,21 @@ def read_problem(
 ) -> PlacementProblem:
     """Read MODEL and CLUSTER and return what is asked of them."""
     check_runtime(ask.runtime)
-    return build_problem(read_model(model, shape, where.catalog), read_topology(cluster, where, output), ask)
+    problem = build_problem(read_model(model, shape, where.catalog), read_topology(cluster, where, output), ask)
+    remarks = getattr(problem.costs, "notes", ())
+    if remarks:
+        output.note(
+            f"{remarks[0]}"
+            if len(remarks) == 1
+            else f"{remarks[0]} (and {len(remarks) - 1} more remarks on the costs: gpuplan profile show)"
+        )
+    return problem
 
 
 def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) -> PlacementProblem:
     """Return the placement problem the options describe."""
-    from gpuplan.profiles import AnalyticCosts, PlacementProblem, Workload
+    from gpuplan.profiles import PlacementProblem, Workload
+    from gpuplan.profiles.cost_sources import load_costs
     from gpuplan.profiles.problems.placement import Objective
 
     from_stages = ask.micro_batches == "stages"
@@ -73,7 +82,12 @@ def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) 
     return PlacementProblem(
         model=model,
         topology=topology,
-        costs=AnalyticCosts(),
+        costs=load_costs(
+            ask.costs,
+            kinds=[device.kind.name for device in topology.devices],
+            fallback=ask.costs_fallback,
+            extrapolate=ask.extrapolate,
+        ),
         workload=workload,
         objective=objective,
         return_hop=ask.return_hop,

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": CommandSpec("gpuplan.cli.export", "export_command", "Write a plan in the words of a runtime."),
     "topology": CommandSpec("gpuplan.cli.topology", "topology_group", "Show or convert what a cluster is made of."),
     "model": CommandSpec("gpuplan.cli.model", "model_group", "Show the layers, weights and KV cache of a model."),
+    "profile": CommandSpec("gpuplan.cli.profile", "profile_group", "Show, compare, fit or measure cost sources."),
     "list": CommandSpec("gpuplan.cli.list", "list_command", "What ships and what is installed."),
 }
 

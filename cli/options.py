@@ -58,6 +58,9 @@ class ProblemOptions:
     reserve: int = GIB
     runtime: str | None = None
     tensor_parallel: int = 1
+    costs: tuple[str, ...] = ()
+    costs_fallback: bool = False
+    extrapolate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,14 @@ problem_options = _collect(
     click.option("--max-devices", type=Whole(), help="Most devices a plan may use."),
     click.option("--reserve", type=Size(), default="1GiB", show_default=True, help="Memory kept free on each device."),
     click.option("--for", "runtime", metavar="RUNTIME", help="Keep to what this runtime can hold."),
+    click.option(
+        "--costs",
+        multiple=True,
+        metavar="SOURCE",
+        help="Measured times: a table, a fit, or aiconfigurator; repeatable.",
+    ),
+    click.option("--costs-fallback", is_flag=True, help="Let the roofline fill in what --costs does not have."),
+    click.option("--extrapolate", is_flag=True, help="Read cost tables beyond what they measured."),
 )
 
 _LIMITS = (

@@ -225,7 +225,7 @@ def _provenance(problem: PlacementProblem, stages: Sequence[StageRange], times: 
 
 def _by_origin(rows: LayerTimes) -> dict[str, tuple[Any, Any]]:
     if rows.by_origin is not None:
-        return {**rows.by_origin}
+        return {str(tag): seconds for tag, seconds in rows.by_origin.items()}
     tags = np.array(rows.origin)
     return {
         tag: (np.where(tags == tag, rows.prefill_s, 0.0), np.where(tags == tag, rows.decode_s, 0.0))

@@ -1,9 +1,9 @@
 """Costs from the measured kernel tables that the pip package ``aiconfigurator-core`` carries.
 
-The adapter reads the package's Parquet files, one a family of kernels, and nothing of its Python code: matrix products by
-(m, n, k), attention by (batch, tokens, heads, KV heads, head width). They become one table by shape, so that every model
-whose attention and matrix products have a measured shape gets times. Element-wise kernels (norms, activations, the
-embedding lookup) are not in the data: the roofline fills those in, tagged ``analytic``.
+The adapter reads the package's Parquet files, one a family of kernels, and nothing of its Python code: matrix products
+by (m, n, k), attention by (batch, tokens, heads, KV heads, head width). They become one table by shape, so that
+every model whose attention and matrix products have a measured shape gets times. Element-wise kernels (norms,
+activations, the embedding lookup) are not in the data: the roofline fills those in, tagged ``analytic``.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def load_costs(
     Parameters
     ----------
     sources
-        Paths as `gpuplan.profiles.tables.readers.load_cost_source` takes them, or ``aiconfigurator[:backend[:version]]``.
+        Paths as `gpuplan.profiles.tables.readers.load_cost_source` takes them, or
+        ``aiconfigurator[:backend[:version]]``.
     kinds
         Device kinds of the cluster; what aiconfigurator's data are read for.
     fallback
@@ -100,7 +101,7 @@ def load_costs(
     """
     if not sources:
         return AnalyticCosts()
-    read = [_read(source, kinds) for source in sources]
+    read = [read_source(source, kinds) for source in sources]
     tables = tuple(table for source in read for table in source.tables)
     fits = tuple(fit for source in read for fit in source.fits)
     roofline = AnalyticCosts() if fallback or any(map(_is_aiconfigurator, sources)) else None
@@ -112,7 +113,8 @@ def load_costs(
     return parts[0] if len(parts) == 1 else CombinedCosts(tuple(parts))
 
 
-def _read(source: str, kinds: Sequence[str]) -> CostSource:
+def read_source(source: str, kinds: Sequence[str] = ()) -> CostSource:
+    """Return the tables or fits of one source; `kinds` are what aiconfigurator's data are read for."""
     if not _is_aiconfigurator(source):
         return load_cost_source(source)
     from gpuplan.profiles.aiconfigurator import aiconfigurator_source

@@ -190,8 +190,8 @@ def read_runs(path: str | Path, columns: Mapping[str, str] | None = None) -> Run
         missing.append("time")
     if missing:
         raise InputError(
-            f"expected a column for {', '.join(missing)} (batch, prompt, output, time; or ttft and tpot), got the columns"
-            f" {', '.join(data.values)}; name them with --column",
+            f"expected a column for {', '.join(missing)} (batch, prompt, output, time; or ttft and tpot), got the"
+            f" columns {', '.join(data.values)}; name them with --column",
             source=str(path),
         )
     values = {ours: _numbers(data, name, positive=True) for ours, name in names.items()}

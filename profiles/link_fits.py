@@ -21,8 +21,8 @@ FloatArray = NDArray[np.float64]
 
 _MS = 1e-3
 _US = 1e-6
-#: A row of NCCL-tests output: size, count, type, redop, root, then time (µs), algbw, busbw, #wrong out of place, again in
-#: place. Operations without a reduction or a root print fewer columns.
+#: A row of NCCL-tests output: size, count, type, redop, root, then time (µs), algbw, busbw, #wrong out of place, and
+#: again in place. Operations without a reduction or a root print fewer columns.
 _NCCL_ROW = re.compile(r"^\s*(\d+)\s+(\d+)\s+([a-z_0-9]+)\s+(.*)$")
 _NCCL_NAME = re.compile(r"(sendrecv|all_reduce|all_gather|reduce_scatter|broadcast|alltoall)_perf")
 _NCCL_RANK = re.compile(r"^#\s+Rank\s+(\d+)\s")

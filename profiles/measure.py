@@ -1,8 +1,8 @@
 """Measuring on this machine: a short sweep over a model's operators with PyTorch, as a cost table.
 
-Every distinct operator of the model is run on synthetic data at growing sizes: matrix products and element-wise work over
-tokens, attention over prompts, and over batches and contexts in decoding. Sizes grow until one run takes longer than the
-limit; what was not reached is left to the table's range. Weights are allocated one operator at a time.
+Every distinct operator of the model is run on synthetic data at growing sizes: matrix products and element-wise work
+over tokens, attention over prompts, and over batches and contexts in decoding. Sizes grow until one run takes longer
+than the limit; what was not reached is left to the table's range. Weights are allocated one operator at a time.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def is_splitwise(path: Path) -> bool:
 
 
 def read_splitwise(path: Path, told: Told) -> list[Fit]:
-    """Return one fit a model, device and degree; devices that gpuplan does not know (power-capped ones) are left out."""
+    """Return one fit a model, device and degree; devices that gpuplan does not know (capped ones) are left out."""
     data = read_columns(path)
     groups: dict[tuple[str, str, int], list[int]] = {}
     for row in range(data.rows):

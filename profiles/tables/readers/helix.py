@@ -33,8 +33,8 @@ def read(path: Path, told: Told) -> list[CostTable]:
     kind, degree = told.device_kind or machine.get("kind"), told.tensor_parallel or machine.get("tensor_parallel", 1)
     if kind is None:
         raise InputError(
-            f"expected a machine that gpuplan knows ({', '.join(layouts()['helix_devices'])}), got {folder.name!r}; name"
-            " its device in a manifest with device_kind",
+            f"expected a machine that gpuplan knows ({', '.join(layouts()['helix_devices'])}), got {folder.name!r};"
+            " name its device in a manifest with device_kind",
             source=str(path),
         )
     family = folder.parent.name

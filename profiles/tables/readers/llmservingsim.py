@@ -1,4 +1,4 @@
-"""LLMServingSim's per-layer tables: ``<variant>/meta.yaml`` and ``<variant>/tpN/{dense,per_sequence,attention,moe}.csv``.
+"""LLMServingSim's per-layer tables: ``meta.yaml`` and ``tpN/{dense,per_sequence,attention,moe}.csv`` in a folder.
 
 One variant folder holds one model on one device; each ``tpN`` folder becomes a table of one rank.
 """
