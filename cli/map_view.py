@@ -99,6 +99,9 @@ def _metrics(plan: DeviceMap) -> Iterator[tuple[str, str]]:
     yield "KV capacity", "no KV" if metrics.kv_capacity_tokens is None else f"{metrics.kv_capacity_tokens:,} tokens"
     yield "devices", str(metrics.devices_used)
     yield "memory in use", f"{metrics.memory_utilization:.0%}"
+    shares = {tag: getattr(plan.provenance, tag) for tag in ("measured", "interpolated", "fitted", "analytic")}
+    if shares["analytic"] < 1.0:
+        yield "times", ", ".join(f"{share:.0%} {tag}" for tag, share in shares.items() if round(share, 2) > 0.0)
 
 
 #: Words short enough for a column.

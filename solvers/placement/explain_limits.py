@@ -100,7 +100,11 @@ def _bounds(problem: PlacementProblem, stage: Stage) -> tuple[Bound, Bound]:
 
 
 def _times(problem: PlacementProblem, device: Device, stage: Stage) -> tuple[float, float]:
-    times = problem.costs.layer_times(problem.model, device, problem.workload)
+    # Measured times do not change with a data sheet: what binds is the roofline's word, wherever the times come from.
+    from gpuplan.profiles import AnalyticCosts
+
+    costs = problem.costs if isinstance(problem.costs, AnalyticCosts) else AnalyticCosts()
+    times = costs.layer_times(problem.model, device, problem.workload)
     layers = slice(stage.layers.start, stage.layers.stop)
     return float(np.sum(times.prefill_s[layers])), float(np.sum(times.decode_s[layers]))
 
