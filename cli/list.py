@@ -81,6 +81,7 @@ def _clusters(catalog: str | None) -> Rows:
 
 
 def _solvers(catalog: str | None) -> Rows:
+    from gpuplan.solvers.batching.registry import ENTRIES
     from gpuplan.solvers.registry import list_solvers
 
     return [
@@ -92,6 +93,15 @@ def _solvers(catalog: str | None) -> Rows:
             "about": entry.doc,
         }
         for entry in list_solvers()
+    ] + [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "installed": entry.available(),
+            "objectives": ["batching"],
+            "about": entry.doc,
+        }
+        for entry in ENTRIES
     ]
 
 
