@@ -104,7 +104,7 @@ def test_one_length_key_is_exact(seed):
 
 
 def test_two_batches_by_hand():
-    """Prefill 0.1 s, steps 1 s: outputs 1, 1 then 9, 9 end at 0.1 and 8.2 s, Σ latency 0.2 + 16.4; mixed pairs are worse."""
+    """Prefill 0.1 s, steps 1 s: outputs 1, 1 then 9, 9 end at 0.1 and 8.2 s, Σ latency 0.2 + 16.4."""
     planner = RollingPlanner([Executor("e0", 1e6, 2)], BatchTime(prefill_fixed_s=0.1, step_fixed_s=1.0))
     planner.submit(Requests.of([1, 1, 1, 1], [9, 1, 9, 1]))
     plan = planner.replan(0.0)
