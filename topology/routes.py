@@ -17,8 +17,9 @@ import numpy as np
 
 from gpuplan.errors import UsageError
 from gpuplan.topology.graph import Link, Topology
-from gpuplan.topology.latency import Matrix, latency_layers, rounded
+from gpuplan.topology.compact import CompactRoutes, CompactTable
 from gpuplan.topology.paths import Adjacency, adjacency, shortest_from
+from gpuplan.topology.shortest import Matrix, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,18 @@ class Router:
         self.topology = topology
         self.devices = _chosen(topology, devices)
         self._layers: list[tuple[float, Matrix]] | None = None
+        self._compact: CompactRoutes | None = None
         self._adjacency: Adjacency | None = None
+
+    def compact(self) -> CompactRoutes:
+        """Return the candidate routes in tables within hosts and between route groups: no D×D matrix."""
+        if self._compact is None:
+            self._compact = CompactRoutes(self.topology, self.devices)
+        return self._compact
+
+    def compact_table(self, message_bytes: float) -> CompactTable:
+        """Return the fastest routes for messages of `message_bytes` bytes, without a D×D matrix."""
+        return self.compact().table(check_message(message_bytes))
 
     def layers(self) -> list[tuple[float, Matrix]]:
         """Return (bandwidth, latency of the candidate routes with at least that bandwidth), fastest first.
@@ -100,7 +112,7 @@ class Router:
         are left out; every message's table follows from the rest.
         """
         if self._layers is None:
-            self._layers = latency_layers(self.topology, self.devices)
+            self._layers = self.compact().dense_layers()
         return self._layers
 
     def table(self, message_bytes: float) -> RouteTable:
@@ -161,8 +173,9 @@ def route_tables(topology: Topology, message_bytes: float, *, devices: Sequence[
 
     Notes
     -----
-    With R relays and W distinct bandwidths O(W·(R³ + D·R² + D²·R)) up to 160 relays, then O(W·D·E·log R).
-    `Router` shares that work between message sizes.
+    O(W·D²) for W distinct bandwidths, on top of what `gpuplan.topology.compact.CompactRoutes` needs, which hardly
+    depends on the number of equal hosts. `Router` shares the work between message sizes; `Router.compact_table` has
+    the same numbers without D×D.
     """
     return Router(topology, devices).table(message_bytes)
 

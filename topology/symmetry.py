@@ -6,15 +6,19 @@ compose: (i k) = (i j)(j k)(i j), so comparing with one member of a class is eno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.topology.graph import Device, Topology
 from gpuplan.topology.routes import Router
+from gpuplan.topology.symmetry_compact import CompactSymmetry
 
 Ids = NDArray[np.int64]
+#: Up to so many devices the D×D tables are compared.
+MOST_DENSE: Final = 1024
 
 
 def exchangeable_classes(
@@ -39,14 +43,20 @@ def exchangeable_classes(
 
     Notes
     -----
-    O(D² log D) a refinement round, then O(D) for each comparison with a class's first member.
+    Up to 1,024 devices O(D² log D) a refinement round, then O(D) for each comparison with a class's first member. Above
+    that the tables within hosts and between route groups are compared, whose sizes hardly depend on D; there, devices of
+    two hosts that could only be swapped crosswise (the first of one with the second of the other) stay apart.
     """
-    ids = _pair_ids(router or Router(topology), message_bytes)
+    router = router or Router(topology)
+    names = [device.name for device in topology.devices]
+    if len(names) > MOST_DENSE:
+        places = _compact(topology, message_bytes, router).classes()
+        return tuple(tuple(names[place] for place in group) for group in places)
+    ids = _pair_ids(router, message_bytes)
     colours = _refined(_initial_colours(topology.devices), ids)
     classes: list[list[int]] = []
     for colour in np.unique(colours):
         classes += _confirmed(np.flatnonzero(colours == colour), ids)
-    names = [device.name for device in topology.devices]
     return tuple(tuple(names[member] for member in group) for group in sorted(classes))
 
 
@@ -54,7 +64,12 @@ def exchangeable_hosts(
     topology: Topology, message_bytes: float | Sequence[float] | None = None, *, router: Router | None = None
 ) -> tuple[tuple[str, ...], ...]:
     """Return the classes of exchangeable hosts: swapping two of them, device by device in order, changes no number."""
-    ids = _pair_ids(router or Router(topology), message_bytes)
+    router = router or Router(topology)
+    if topology.num_devices > MOST_DENSE and router.compact().host_per_cell:
+        devices = topology.devices
+        places = _compact(topology, message_bytes, router).host_classes()
+        return tuple(sorted((tuple(devices[place].host for place in group) for group in places), key=_first(topology)))
+    ids = _pair_ids(router, message_bytes)
     members = {
         host: np.array([place for place, device in enumerate(topology.devices) if device.host == host])
         for host in topology.hosts
@@ -69,6 +84,24 @@ def exchangeable_hosts(
         else:
             classes.append([host])
     return tuple(tuple(group) for group in classes)
+
+
+def _compact(
+    topology: Topology, message_bytes: float | Sequence[float] | None, router: Router
+) -> CompactSymmetry:  # fmt: skip
+    return CompactSymmetry(router.compact(), _sizes(message_bytes), _initial_colours(topology.devices))
+
+
+def _sizes(message_bytes: float | Sequence[float] | None) -> list[float] | None:
+    if message_bytes is None:
+        return None
+    return [message_bytes] if isinstance(message_bytes, (int, float)) else list(message_bytes)
+
+
+def _first(topology: Topology) -> Callable[[tuple[str, ...]], int]:
+    """Return what orders groups of hosts by their first member."""
+    order = {host: number for number, host in enumerate(topology.hosts)}
+    return lambda group: order[group[0]]
 
 
 def _swap_hosts(first: NDArray[np.intp], second: NDArray[np.intp], colours: Ids, ids: Ids) -> bool:
@@ -94,10 +127,10 @@ def _initial_colours(devices: Sequence[Device]) -> Ids:
 
 def _pair_ids(router: Router, message_bytes: float | Sequence[float] | None) -> Ids:
     """Return one number per pair of devices, equal where all their routes' numbers are equal, shape (D, D)."""
-    if message_bytes is None:
+    sizes = _sizes(message_bytes)
+    if sizes is None:
         matrices = [layer for _, layer in router.layers()]
     else:
-        sizes = [message_bytes] if isinstance(message_bytes, (int, float)) else list(message_bytes)
         tables = [router.table(size) for size in sizes]
         matrices = [matrix for table in tables for matrix in (table.latency_s, table.s_per_byte)]
     count = len(router.devices)

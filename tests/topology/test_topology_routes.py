@@ -20,23 +20,26 @@ from gpuplan.topology import (
     Router,
     Topology,
     device_kind,
-    latency,
     load_topology,
     route,
     route_tables,
+    shortest,
 )
 
 KIND = device_kind("l4-24gb")
 
 
-def make(devices: int, relays: int, links: list[Link]) -> Topology:
-    """Return a graph of devices d0, d1, … and switches s0, s1, …."""
-    names = [f"d{number}" for number in range(devices)]
-    parts = [Component(name, "device", "h") for name in names]
-    parts += [Component(f"s{number}", "pcie_switch", "h") for number in range(relays)]
+def make(devices: int, relays: int, links: list[Link], homes: list[str | None] | None = None) -> Topology:
+    """Return a graph of devices d0, d1, … and switches s0, s1, …; `homes` are their hosts (None: a hub of no host)."""
+    names = [f"d{number}" for number in range(devices)] + [f"s{number}" for number in range(relays)]
+    hosts = homes or ["h"] * len(names)
+    parts = [
+        Component(name, "device" if name[0] == "d" else "pcie_switch", host)
+        for name, host in zip(names, hosts, strict=True)
+    ]
     return Topology(
         "random",
-        tuple(Device(name, "h", number, KIND, 10**9) for number, name in enumerate(names)),
+        tuple(Device(names[number], hosts[number] or "h", number, KIND, 10**9) for number in range(devices)),
         tuple(parts),
         tuple(links),
     )
@@ -44,7 +47,7 @@ def make(devices: int, relays: int, links: list[Link]) -> Topology:
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Topology:
-    """Draw up to 5 devices and 4 switches with arbitrary links; parts may be cut off."""
+    """Draw up to 5 devices on up to 3 hosts and 4 switches, some of no host, with arbitrary links."""
     devices, relays = draw(st.integers(1, 5)), draw(st.integers(0, 4))
     names = [f"d{number}" for number in range(devices)] + [f"s{number}" for number in range(relays)]
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
@@ -58,7 +61,9 @@ def topologies(draw: st.DrawFn) -> Topology:
         )
         for pair in chosen
     ]
-    return make(devices, relays, links)
+    some = st.sampled_from(["h", "i", "j"])
+    homes = [draw(some) for _ in range(devices)] + [draw(st.none() | some) for _ in range(relays)]
+    return make(devices, relays, links, homes)
 
 
 def best_by_enumeration(topology: Topology, a: str, b: str, size: float) -> float:
@@ -109,13 +114,27 @@ def test_single_routes_agree_with_the_tables(topology: Topology, size: float) ->
                 assert {link.a, link.b} == set(step)
 
 
+@settings(max_examples=100, deadline=None)
+@given(topologies(), st.sampled_from([0.0, 16384.0, 1e8]))
+def test_compact_tables_have_the_numbers_of_the_dense_ones(topology: Topology, size: float) -> None:
+    """Single numbers and whole rows, read from tables within hosts and between groups, are those of the matrices."""
+    router = Router(topology)
+    dense, compact = router.table(size), router.compact_table(size)
+    for i in range(len(dense.devices)):
+        latency, slowness = compact.row(i)
+        assert np.array_equal(latency, dense.latency_s[i])
+        assert np.array_equal(slowness, dense.s_per_byte[i])
+        for j in range(len(dense.devices)):
+            assert compact.numbers(i, j) == (dense.latency_s[i, j], dense.s_per_byte[i, j])
+
+
 @settings(max_examples=60, deadline=None)
 @given(topologies(), st.sampled_from([4.0, 1e8]))
 def test_both_ways_over_relays_agree(topology: Topology, size: float) -> None:
     """The sparse search for many relays gives the tables of the dense one, to the last bit."""
     dense = route_tables(topology, size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "_MANY_RELAYS", -1)
+        patch.setattr(shortest, "_MANY", -1)
         sparse = route_tables(topology, size)
     assert np.array_equal(dense.latency_s, sparse.latency_s)
     assert np.array_equal(dense.s_per_byte, sparse.s_per_byte)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from gpuplan.topology import (
     islands,
     load_topology,
     route_tables,
+    symmetry,
     topology_from_dict,
 )
 
@@ -168,3 +170,60 @@ def test_a_cut_off_gpu_is_an_island_of_its_own() -> None:
         {"schema": "gpuplan/topology/1", "devices": [{"kind": "l4-24gb", "count": 2}], "default_link": "none"}
     )
     assert [len(island.devices) for island in islands(topology)] == [1, 1]
+
+
+# ----------------------------------------------------------------------------------------------- without D×D matrices
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Topology:
+    """Draw up to 5 hosts of few designs under up to 2 hubs, so that equal hosts and equal devices are common."""
+    speeds = [None, (25e9, 1e-6), (5e9, 3e-6)]
+    designs = []
+    for _ in range(draw(st.integers(1, 2))):
+        count = draw(st.integers(1, 3))
+        inner = [(i, j, draw(st.sampled_from(speeds))) for i in range(count) for j in range(i)]
+        outer = [(i, hub, draw(st.sampled_from(speeds))) for i in range(count) for hub in range(2)]
+        memory = [draw(st.sampled_from([10**9, 10**9, 2 * 10**9])) for _ in range(count)]
+        designs.append((count, inner, outer, memory))
+    devices, links = [], []
+    for number in range(draw(st.integers(1, 5))):
+        count, inner, outer, memory = draw(st.sampled_from(designs))
+        host = f"h{number}"
+        devices += [Device(f"{host}/gpu{i}", host, i, KINDS[0], memory[i]) for i in range(count)]
+        links += [Link(f"{host}/gpu{i}", f"{host}/gpu{j}", "pcie", *speed) for i, j, speed in inner if speed]
+        links += [Link(f"{host}/gpu{i}", f"hub{hub}", "fabric", *speed) for i, hub, speed in outer if speed]
+    if draw(st.booleans()):
+        links.append(Link("hub0", "hub1", "fabric", 25e9, 1e-6))
+    parts = [Component(d.name, "device", d.host) for d in devices]
+    parts += [Component(f"hub{hub}", "network_switch") for hub in range(2)]
+    return Topology("fleet", tuple(devices), tuple(parts), tuple(links))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(fleets(), machines()), st.sampled_from([None, MESSAGES]))
+def test_compact_classes_are_the_dense_ones_up_to_crosswise_swaps(
+    topology: Topology, sizes: tuple[float, ...] | None
+) -> None:
+    """Without D×D no class is wrong, and none is split but where two hosts can only trade devices crosswise."""
+    dense = exchangeable_classes(topology, sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(symmetry, "MOST_DENSE", 0)
+        compact = exchangeable_classes(topology, sizes)
+    home = {name: number for number, group in enumerate(dense) for name in group}
+    assert sorted(name for group in compact for name in group) == sorted(home)
+    assert all(len({home[name] for name in group}) == 1 for group in compact)
+    for group in dense:
+        parts = [part for part in compact if home[part[0]] == home[group[0]]]
+        # A split class has one member of each of two hosts: gpu i of one, gpu j of the other.
+        assert len(parts) == 1 or len(group) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(fleets())
+def test_compact_host_classes_are_the_dense_ones(topology: Topology) -> None:
+    """Hosts that can be swapped whole are the same with and without D×D."""
+    dense = exchangeable_hosts(topology)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(symmetry, "MOST_DENSE", 0)
+        assert exchangeable_hosts(topology) == dense
