@@ -11,11 +11,14 @@ from gpuplan.errors import InputError
 from gpuplan.profiles.architectures.assembly import Request
 from gpuplan.profiles.architectures.fields import ConfigFields, describe
 from gpuplan.profiles.architectures.precision import read_precision
-from gpuplan.profiles.architectures.registry import Family, find_family
+from gpuplan.profiles.architectures.registry import Family, find_family, known_class
 from gpuplan.profiles.model import ModelProfile
 
 #: Configs are kilobytes; a file this large is something else (weights, a tokenizer).
 LARGEST_FILE_BYTES = 64 << 20
+_TIED = "tie_word_embeddings"
+#: Where multimodal classes that differ from the rest keep the language model, and its head.
+_INSIDE = {"llama4": ("language_model.model", "language_model.lm_head")}
 _BESIDE = "give the model's config.json, or the folder that holds it"
 
 
@@ -60,7 +63,8 @@ def model_from_config(
     (4, 64.0)
     """
     outer = ConfigFields(config, source=source)
-    fields, family, prefix = _language_model(outer)
+    fields, family = _language_model(outer)
+    prefix, head = _modules(outer, family)
     request = Request(
         fields=fields,
         precision=read_precision(fields, outer, dtype=dtype, kv_dtype=kv_dtype),
@@ -69,22 +73,40 @@ def model_from_config(
         family=family.name,
         source=citation if citation is not None else (Path(source).name if source else ""),
         prefix=prefix,
+        head=head,
     )
     return family.builder()(request)
 
 
-def _language_model(outer: ConfigFields) -> tuple[ConfigFields, Family, str]:
-    """Return the fields that describe the language model, its family and its module prefix.
+def _language_model(outer: ConfigFields) -> tuple[ConfigFields, Family]:
+    """Return the fields that describe the language model, and its family.
 
-    A multimodal config keeps them in ``text_config``, and its modules below ``model.language_model``.
+    A multimodal config keeps them in ``text_config``; that the head is tied may be said there or outside.
     """
     text = outer.section("text_config")
     if text is None:
-        family = find_family(outer)
-        return outer, family, family.prefix
-    family = find_family(text)
-    inner = family.prefix.removeprefix("model").lstrip(".")
-    return text, family, ".".join(part for part in ("model.language_model", inner) if part)
+        return outer, find_family(outer)
+    family = find_family(text, outer.text("model_type"))
+    if outer.config.get(_TIED) is not None:
+        tied = outer.boolean(_TIED, False) or text.boolean(_TIED, False)
+        text = ConfigFields({**text.config, _TIED: tied}, source=text.source, path=text.path)
+    return text, family
+
+
+def _modules(outer: ConfigFields, family: Family) -> tuple[str, str]:
+    """Return the module names of the language model without its head, and of the head.
+
+    Multimodal classes hold the language model as a part, most of them as ``model.language_model``.
+    """
+    multimodal = any(outer.section(name) is not None for name in ("text_config", "vision_config"))
+    if not multimodal or family.prefix != "model" or _text_only(outer):
+        return family.prefix, "lm_head"
+    return _INSIDE.get(outer.text("model_type") or "", ("model.language_model", "lm_head"))
+
+
+def _text_only(outer: ConfigFields) -> bool:
+    """Whether the config names a class of the language model alone."""
+    return any(known_class(name) and name.endswith("ForCausalLM") for name in outer.strings("architectures"))
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

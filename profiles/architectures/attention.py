@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
 from gpuplan.profiles.model import KvState, Operator
+
+#: Norms on queries and keys: none, one a head, or one over the whole row of all heads.
+Norms = Literal["none", "head", "row"]
+
+
+class Mixer(Protocol):
+    """The part of a block in which tokens see each other: attention of some kind, or a recurrent state."""
+
+    def norm_weights(self) -> int:
+        """Return the weights of the norms inside."""
+        ...
+
+    def norm_elements(self) -> int:
+        """Return the elements those norms move per token."""
+        ...
+
+    def kv_state(self, parts: LayerParts, window: int | None = None) -> KvState:
+        """Return what it keeps per sequence."""
+        ...
+
+    def add_to(self, parts: LayerParts, window: int | None = None) -> None:
+        """Add its weights and operators."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +62,7 @@ class GroupedAttention:
     head_dim: int
     qkv_bias: bool = False
     output_bias: bool = False
-    norms: Literal["none", "head", "row"] = "none"
+    norms: Norms = "none"
     names: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     gate: bool = False
     sinks: bool = False
@@ -104,7 +127,7 @@ def read_attention(
     *,
     qkv_bias: bool = False,
     output_bias: bool = False,
-    norms: Literal["none", "head", "row"] = "none",
+    norms: Norms = "none",
 ) -> GroupedAttention:
     """Read the usual field names; heads must divide evenly."""
     hidden = fields.integer("hidden_size")

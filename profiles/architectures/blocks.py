@@ -1,4 +1,4 @@
-"""The transformer block most families share: norms, grouped-query attention, a feed-forward part."""
+"""The transformer block most families share: norms, a token mixer, a feed-forward part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpuplan.profiles.architectures.assembly import Ends, Request, Sizes, assemble
-from gpuplan.profiles.architectures.attention import GroupedAttention
+from gpuplan.profiles.architectures.attention import Mixer
 from gpuplan.profiles.architectures.feed_forward import FeedForward
 from gpuplan.profiles.architectures.parts import LayerParts
 from gpuplan.profiles.architectures.precision import Precision
@@ -19,10 +19,10 @@ class Block:
 
     Parameters
     ----------
-    attention, feed_forward
-        Its halves; None where a search took one out.
+    mixer, feed_forward
+        Its halves: attention or a recurrent state, then the feed-forward part; None where the model has none.
     window
-        Positions its attention reaches back, None for all.
+        Positions the mixer reaches back, None for all.
     norms
         Norms over the hidden state; each also adds the residual (reads and writes two rows a token).
     norm_vectors
@@ -32,7 +32,7 @@ class Block:
     """
 
     hidden: int
-    attention: GroupedAttention | None
+    mixer: Mixer | None
     feed_forward: FeedForward | None
     window: int | None = None
     norms: int = 2
@@ -42,11 +42,12 @@ class Block:
     def layer(self, precision: Precision, module: str, index: int) -> Layer:
         """Return the layer; `module` is its name in the runtime."""
         parts = LayerParts(precision, module)
-        self._add_norms(parts)
+        if self.norms:
+            self._add_norms(parts)
         kv = KvState()
-        if self.attention is not None:
-            self.attention.add_to(parts, self.window)
-            kv = self.attention.kv_state(parts, self.window)
+        if self.mixer is not None:
+            self.mixer.add_to(parts, self.window)
+            kv = self.mixer.kv_state(parts, self.window)
         if self.feed_forward is not None:
             self.feed_forward.add_to(parts)
         return parts.build(
@@ -59,7 +60,7 @@ class Block:
         )
 
     def _add_norms(self, parts: LayerParts) -> None:
-        inner = self.attention
+        inner = self.mixer
         weights = self.norms * self.norm_vectors * self.hidden + self.scalars
         parts.elementwise(
             "norms",

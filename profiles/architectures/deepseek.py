@@ -1,4 +1,4 @@
-"""DeepSeek V2, V3, R1 and V3.2: multi-head latent attention (MLA), shared and routed experts, dense first layers.
+"""Multi-head latent attention (MLA), shared and routed experts, dense first layers: DeepSeek V2 to V3.2, GLM-5.
 
 The multi-token-prediction layer of the V3 files is no part of the pipeline and is not counted.
 
@@ -11,28 +11,33 @@ form (H·(2·rank + rope)/(rank + rope) FLOPs a byte of bf16 latent: 242 for V3)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from gpuplan.profiles.architectures.assembly import Request, assemble, read_depth, read_sizes, standard_ends
-from gpuplan.profiles.architectures.feed_forward import Experts, Gated, read_expert_counts
+from gpuplan.profiles.architectures.assembly import Request, read_depth, read_sizes, standard_ends
+from gpuplan.profiles.architectures.blocks import Block, assemble_blocks
+from gpuplan.profiles.architectures.feed_forward import Experts, FeedForward, Gated, read_expert_counts
 from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
-from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
+from gpuplan.profiles.architectures.windows import read_kinds
+from gpuplan.profiles.model import KvState, ModelProfile, Operator
 
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """DeepSeek-V3.2's lightning indexer: `heads` small heads pick the `keep` positions that attention reads."""
+    """DeepSeek-V3.2's lightning indexer: `heads` small heads pick the positions that attention reads."""
 
     heads: int
     head_dim: int
-    keep: int
 
 
 @dataclass(frozen=True, slots=True)
 class LatentAttention:
-    """Sizes of MLA in elements; `query_rank` None means one full query projection (V2-Lite)."""
+    """Sizes of MLA in elements; `query_rank` None means one full query projection (V2-Lite).
+
+    Sparse attention (DSA) reads `keep` positions, picked by the layer's own `indexer` or, without one, by that of a
+    layer before it.
+    """
 
     hidden: int
     heads: int
@@ -42,9 +47,10 @@ class LatentAttention:
     rope_dim: int
     value_dim: int
     bias: bool
+    keep: int | None = None
     indexer: Indexer | None = None
 
-    def kv_state(self, parts: LayerParts) -> KvState:
+    def kv_state(self, parts: LayerParts, window: int | None = None) -> KvState:
         """Return the cache: latent, rotary key, and the indexer's key where there is one."""
         index = self.indexer.head_dim if self.indexer else 0
         return KvState((self.kv_rank + self.rope_dim + index) * parts.precision.kv_bytes, heads=1)
@@ -53,7 +59,11 @@ class LatentAttention:
         """Return the weights of the norms on both latents, and of the LayerNorm on the indexer's key."""
         return (self.query_rank or 0) + self.kv_rank + (2 * self.indexer.head_dim if self.indexer else 0)
 
-    def add_to(self, parts: LayerParts) -> None:
+    def norm_elements(self) -> int:
+        """Return the elements those norms move per token."""
+        return 2 * self.norm_weights()
+
+    def add_to(self, parts: LayerParts, window: int | None = None) -> None:
         """Add the projections down (on every rank whole), up, the indexer, attention and output projection."""
         self._add_down(parts)
         self._add_up(parts)
@@ -114,7 +124,7 @@ class LatentAttention:
                 flops_per_pair=2.0 * self.heads * (key + self.value_dim),
                 bytes_per_token=moved + latent,
                 bytes_per_position=latent,
-                window=self.indexer.keep if self.indexer else None,
+                window=self.keep,
             )
         )
 
@@ -126,18 +136,41 @@ def build_deepseek_v2(request: Request) -> ModelProfile:
 
 
 def build_deepseek_v3(request: Request) -> ModelProfile:
-    """DeepSeek-V3, R1, and Kimi-K2, which has the same layers."""
+    """DeepSeek-V3, R1, and what has the same layers: Kimi-K2, GLM-4.7-Flash."""
     return _build(request, _attention(request.fields), router_bias=True)
 
 
-def build_deepseek_v32(request: Request) -> ModelProfile:
-    """DeepSeek-V3.2: V3 with an indexer that narrows attention to ``index_topk`` positions."""
+def build_sparse_latent(request: Request) -> ModelProfile:
+    """DeepSeek-V3.2 and GLM-5: V3 with indexers that narrow attention to ``index_topk`` positions."""
     fields = request.fields
-    indexer = Indexer(fields.integer("index_n_heads"), fields.integer("index_head_dim"), fields.integer("index_topk"))
-    return _build(request, _attention(fields, indexer), router_bias=True)
+    indexer = Indexer(fields.integer("index_n_heads"), fields.integer("index_head_dim"))
+    shared = replace(_attention(fields), keep=fields.integer("index_topk"))
+    full = replace(shared, indexer=indexer)
+    return _build(request, *(full if own else shared for own in _own_indexers(fields)), router_bias=True)
 
 
-def _attention(fields: ConfigFields, indexer: Indexer | None = None) -> LatentAttention:
+def _own_indexers(fields: ConfigFields) -> list[bool]:
+    """Return which layers have an indexer: all, or those of ``indexer_types`` or ``index_topk_freq``."""
+    depth = read_depth(fields)
+    kinds = read_kinds(fields, depth, ("full", "shared"), "indexer_types")
+    if kinds is not None:
+        return [kind == "full" for kind in kinds]
+    every = fields.optional_integer("index_topk_freq") or 1
+    offset = fields.optional_integer("index_skip_topk_offset", minimum=0)
+    first = 2 if offset is None else offset
+    return [max(index - first + 1, 0) % every == 0 for index in range(depth)]
+
+
+def routed_feed_forwards(fields: ConfigFields, depth: int, *, router_bias: bool) -> list[FeedForward]:
+    """Return each layer's feed-forward part: dense in the first layers, routed and shared experts behind them."""
+    hidden = fields.integer("hidden_size")
+    experts = _experts(fields, router_bias)
+    dense = _dense_layers(fields, depth) if experts else [True] * depth
+    gated = Gated(hidden, fields.integer("intermediate_size")) if any(dense) else None
+    return [part for is_dense in dense if (part := gated if is_dense else experts) is not None]
+
+
+def _attention(fields: ConfigFields) -> LatentAttention:
     return LatentAttention(
         hidden=fields.integer("hidden_size"),
         heads=fields.integer("num_attention_heads"),
@@ -147,19 +180,18 @@ def _attention(fields: ConfigFields, indexer: Indexer | None = None) -> LatentAt
         rope_dim=fields.integer("qk_rope_head_dim"),
         value_dim=fields.integer("v_head_dim"),
         bias=fields.boolean("attention_bias", False),
-        indexer=indexer,
     )
 
 
-def _build(request: Request, attention: LatentAttention, *, router_bias: bool) -> ModelProfile:
+def _build(request: Request, *attentions: LatentAttention, router_bias: bool) -> ModelProfile:
+    """Return the model; one attention stands for all layers."""
     fields = request.fields
-    sizes = read_sizes(fields, attention.heads, 1)
+    sizes = read_sizes(fields, attentions[0].heads, 1)
     depth = read_depth(fields)
-    experts = _experts(fields, router_bias)
-    dense = _dense_layers(fields, depth, experts)
-    dense_width = fields.integer("intermediate_size") if dense else 0
-    layer = partial(_decoder_layer, request, attention, experts, dense, dense_width)
-    return assemble(request, sizes, standard_ends(request, sizes), depth, layer)
+    mixers: Sequence[LatentAttention] = attentions if len(attentions) == depth else attentions * depth
+    parts = routed_feed_forwards(fields, depth, router_bias=router_bias)
+    blocks = [Block(sizes.hidden, mixer, part) for mixer, part in zip(mixers, parts, strict=True)]
+    return assemble_blocks(request, sizes, standard_ends(request, sizes), blocks)
 
 
 def _experts(fields: ConfigFields, router_bias: bool) -> Experts | None:
@@ -174,36 +206,11 @@ def _experts(fields: ConfigFields, router_bias: bool) -> Experts | None:
     )
 
 
-def _dense_layers(fields: ConfigFields, depth: int, experts: Experts | None) -> frozenset[int]:
-    """Return the dense layers: the first ones, and all but every ``moe_layer_freq``-th behind them."""
+def _dense_layers(fields: ConfigFields, depth: int) -> list[bool]:
+    """Return which layers are dense: listed ones, else the first, and all but every ``moe_layer_freq``-th behind."""
+    kinds = read_kinds(fields, depth, ("dense", "sparse"), "mlp_layer_types")
+    if kinds is not None:
+        return [kind == "dense" for kind in kinds]
     first = fields.optional_integer("first_k_dense_replace", minimum=0) or 0
     step = fields.optional_integer("moe_layer_freq") or 1
-    return frozenset(index for index in range(depth) if experts is None or index < first or index % step)
-
-
-def _decoder_layer(
-    request: Request,
-    attention: LatentAttention,
-    experts: Experts | None,
-    dense: frozenset[int],
-    dense_width: int,
-    index: int,
-) -> Layer:
-    module = f"{request.prefix}.layers.{index}"
-    hidden = attention.hidden
-    parts = LayerParts(request.precision, module)
-    latents = attention.norm_weights()
-    parts.elementwise("norms", 8 * hidden + 2 * latents, weights=2 * hidden + latents)
-    attention.add_to(parts)
-    if experts is None or index in dense:
-        Gated(hidden, dense_width).add_to(parts)
-    else:
-        experts.add_to(parts)
-    return parts.build(
-        f"layer {index}",
-        "decoder",
-        (module,),
-        kv=attention.kv_state(parts),
-        boundary=hidden,
-        ffn_active=dense_width if experts is None or index in dense else experts.active_width,
-    )
+    return [index < first or index % step != 0 for index in range(depth)]

@@ -9,7 +9,6 @@ from gpuplan.profiles.architectures.fields import ConfigFields
 from gpuplan.profiles.architectures.parts import LayerParts, Linear
 from gpuplan.profiles.model import Operator
 
-
 GATED_NAMES = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -93,6 +92,8 @@ class Experts:
         The experts' maps have biases (gpt-oss).
     gated
         Experts have a gate; without one they are up and down only (Nemotron-H).
+    latent
+        Width the routed experts work at, between two projections (Nemotron 3); None for that of the layer.
     router_weights
         Further weights of the router: its scales (Gemma 4).
     module, shared
@@ -108,6 +109,7 @@ class Experts:
     router_bias: bool = False
     bias: bool = False
     gated: bool = True
+    latent: int | None = None
     router_weights: int = 0
     module: str = "mlp"
     shared: str = "shared_experts"
@@ -120,10 +122,15 @@ class Experts:
     def add_to(self, parts: LayerParts) -> None:
         """Add router, routed experts and shared experts."""
         self._add_router(parts)
+        if self.latent is not None:
+            down = Linear(f"{self.module}.fc1_latent_proj", self.hidden, self.latent)
+            parts.matmul("latent_proj", down, Linear(f"{self.module}.fc2_latent_proj", self.latent, self.hidden))
         names = ".".join(part for part in (self.module, "experts") if part)
-        self._add_experts(parts, "experts", names, self.width, self.count, self.per_token)
+        routed = _Part("experts", names, self.latent or self.hidden, self.width, self.count, self.per_token)
+        self._add_experts(parts, routed)
         if self.shared_width:
-            self._add_experts(parts, "shared_experts", f"{self.module}.{self.shared}", self.shared_width, 1, 1)
+            module = f"{self.module}.{self.shared}"
+            self._add_experts(parts, _Part("shared_experts", module, self.hidden, self.shared_width, 1, 1))
 
     def _add_router(self, parts: LayerParts) -> None:
         """Routers (and the shared expert's gate) stay in the activation dtype and on every rank."""
@@ -140,25 +147,37 @@ class Experts:
             )
         )
 
-    def _add_experts(self, parts: LayerParts, name: str, module: str, width: int, count: int, used: int) -> None:
+    def _add_experts(self, parts: LayerParts, part: _Part) -> None:
         """Per expert and token: read x, write gate and up, read them, write and read the product, write y."""
         inputs = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
         linears = (
-            *(Linear(f"{module}.{name}", self.hidden, width, self.bias) for name in inputs),
-            Linear(f"{module}.down_proj", width, self.hidden, self.bias),
+            *(Linear(f"{part.module}.{name}", part.hidden, part.width, self.bias) for name in inputs),
+            Linear(f"{part.module}.down_proj", part.width, part.hidden, self.bias),
         )
-        moved = 2 * self.hidden + (2 * len(inputs) + 2) * width
+        moved = 2 * part.hidden + (2 * len(inputs) + 2) * part.width
         parts.add(
             Operator(
-                name,
+                part.name,
                 parts.compute_dtype(*linears),
-                flops_per_token=2.0 * used * sum(linear.matrix for linear in linears),
-                weight_bytes=parts.linears(*linears, copies=count),
-                bytes_per_token=used * moved * parts.precision.activation_bytes,
-                experts=count if count > 1 else 0,
-                experts_per_token=used if count > 1 else 0,
+                flops_per_token=2.0 * part.used * sum(linear.matrix for linear in linears),
+                weight_bytes=parts.linears(*linears, copies=part.count),
+                bytes_per_token=part.used * moved * parts.precision.activation_bytes,
+                experts=part.count if part.count > 1 else 0,
+                experts_per_token=part.used if part.count > 1 else 0,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The routed or the shared experts of a mixture: `count` of `hidden`→`width`→`hidden`, `used` per token."""
+
+    name: str
+    module: str
+    hidden: int
+    width: int
+    count: int
+    used: int
 
 
 def read_expert_counts(

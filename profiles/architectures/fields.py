@@ -96,6 +96,20 @@ class ConfigFields:
             raise self.error(f"expected an object, got {describe(value)}; correct the config", name)
         return ConfigFields(value, source=self.source, path=f"{self.path}.{name}")
 
+    def needed_section(self, name: str) -> ConfigFields:
+        """Return the object under `name`; missing or null is refused."""
+        found = self.section(name)
+        if found is None:
+            raise self.error("expected an object, found none; add it to the config", name)
+        return found
+
+    def sections(self, name: str) -> tuple[ConfigFields, ...]:
+        """Return a list of objects, each with its own path; empty where it is missing or null."""
+        return tuple(
+            ConfigFields(value, source=self.source, path=f"{self.path}.{name}[{index}]")
+            for index, value in enumerate(self._items(name, Mapping, "objects"))
+        )
+
     def strings(self, name: str) -> tuple[str, ...]:
         """Return a list of strings; empty where it is missing or null."""
         return tuple(self._items(name, str, "strings"))
@@ -107,7 +121,7 @@ class ConfigFields:
             for index, value in enumerate(self._items(name, (int, float), "whole numbers"))
         )
 
-    def _items(self, name: str, kind: type | tuple[type, ...], what: str) -> list[Any]:
+    def _items(self, name: str, kind: Any, what: str) -> list[Any]:
         value = self.config.get(name)
         if value is None:
             return []

@@ -74,7 +74,7 @@ def build_internlm(request: Request) -> ModelProfile:
 
 
 def build_internlm2(request: Request) -> ModelProfile:
-    """InternLM 2 and 2.5 (their remote code): Llama with other names, and one fused matrix for queries, keys, values."""
+    """InternLM 2 and 2.5 (their remote code): Llama with other names, queries, keys and values in one matrix."""
     fields = request.fields
     bias = fields.boolean("bias", False)
     attention = replace(read_attention(fields, qkv_bias=bias, output_bias=bias), names=_INTERNLM2_NAMES)

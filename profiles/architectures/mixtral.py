@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpuplan.profiles.architectures.assembly import Request, read_depth, read_sizes, standard_ends
-from gpuplan.profiles.architectures.attention import GroupedAttention, read_attention
+from gpuplan.profiles.architectures.attention import GroupedAttention, Norms, read_attention
 from gpuplan.profiles.architectures.blocks import Block, assemble_blocks
 from gpuplan.profiles.architectures.feed_forward import Experts, read_expert_counts
 from gpuplan.profiles.architectures.windows import read_windows
@@ -22,7 +22,7 @@ def build_minimax_m2(request: Request) -> ModelProfile:
 
     The multi-token-prediction modules of the files are no part of the pipeline and are not counted.
     """
-    norms = "row" if request.fields.boolean("use_qk_norm", True) else "none"
+    norms: Norms = "row" if request.fields.boolean("use_qk_norm", True) else "none"
     corrected = request.fields.boolean("use_routing_bias", True)
     return _build(
         request, read_attention(request.fields, norms=norms), replace(_experts(request), router_bias=corrected)

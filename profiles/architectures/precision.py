@@ -102,8 +102,16 @@ def read_precision(
     return Precision(quantization.dtype, activation, kv, quantization.scales, quantization.kept)
 
 
-def _config_dtype(fields: ConfigFields) -> str | None:
-    for name in ("torch_dtype", "dtype"):
+def read_state_bytes(fields: ConfigFields) -> float:
+    """Return the bytes of one element of a recurrent state: ``mamba_ssm_dtype``, fp32 where the config names none.
+
+    fp32 is what the runtimes keep by default, whatever the activations are: errors of a state add up.
+    """
+    return DTYPE_BYTES[_config_dtype(fields, ("mamba_ssm_dtype", "mamba_ssm_cache_dtype")) or "fp32"]
+
+
+def _config_dtype(fields: ConfigFields, names: tuple[str, ...] = ("torch_dtype", "dtype")) -> str | None:
+    for name in names:
         text = fields.text(name)
         if text is None or text == "auto":
             continue

@@ -26,8 +26,9 @@ def build_qwen3_moe(request: Request) -> ModelProfile:
 
 
 def qwen_feed_forwards(fields: ConfigFields, depth: int, shared: int) -> list[FeedForward]:
-    """Return each layer's feed-forward part: every ``decoder_sparse_step``-th layer has experts, but none that
-    ``mlp_only_layers`` lists; `shared` is the width of the shared expert, 0 for none.
+    """Return each layer's feed-forward part; `shared` is the width of the shared expert, 0 for none.
+
+    Every ``decoder_sparse_step``-th layer has experts, but none that ``mlp_only_layers`` lists.
     """
     hidden = fields.integer("hidden_size")
     count, per_token = read_expert_counts(fields, "num_experts", "num_local_experts")
