@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuplan.cli.batch_files import PROBLEM, kind_of
 from gpuplan.cli.batch_options import BatchOptions, parse_pairs, parse_weights
 from gpuplan.cli.output import Output
 from gpuplan.errors import UsageError
@@ -44,6 +45,8 @@ def read_question(requests: str, batch: BatchOptions, output: Output) -> BatchQu
         raise UsageError(
             "expected either --plan PLAN or --executors FILE, got " + ("both" if batch.plan_file else "none")
         )
+    if Path(requests).suffix.lower() in (".json", ".yaml", ".yml") and kind_of(requests) == PROBLEM:
+        raise UsageError(f"{requests} is a problem with executors of its own: use gpuplan solve {requests}")
     table = read_table(requests, batch)
     machines = _from_plan(batch, table, output) if batch.plan_file else _from_file(batch)
     for warning in (*unit_warnings(table), *time_warnings(machines.time)):

@@ -83,7 +83,8 @@ class RequestTable:
         row = first_repeated(self.id)
         if row is not None:
             raise InputError(
-                f"expected distinct ids, got {self.id.tolist()[row]!r} again; name every request once", place=f"row {row + 1}"
+                f"expected distinct ids, got {self.id.tolist()[row]!r} again; name every request once",
+                place=f"row {row + 1}",
             )
         late = self._deadlines() < self.arrival_s
         if late.any():

@@ -105,6 +105,32 @@ def test_solve_and_verify_a_problem(gpuplan: Run, files: Path) -> None:
     assert "--problem PROBLEM" in refused(gpuplan("verify", "s.json"), 2)
 
 
+def test_a_problem_with_hard_deadlines_nobody_can_meet(gpuplan: Run, files: Path) -> None:
+    """Request c arrives at its deadline: exit 4, the document says infeasible and why, and nothing is written."""
+    document = json.loads((files / "problem.json").read_text("utf-8"))
+    document["objective"]["deadlines"] = "hard"
+    (files / "hard.json").write_text(json.dumps(document), encoding="utf-8")
+    outcome = gpuplan("solve", "hard.json", "--solver", "edf", "-o", "s.json", "--format", "json")
+    assert outcome.exit_code == 4
+    answer = json.loads(outcome.stdout)
+    assert answer["status"] == "infeasible"
+    assert "request c by" in answer["reasons"][0]
+    assert not (files / "s.json").exists()
+
+
+def test_refused_methods_are_rows_of_a_comparison(gpuplan: Run, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method whose conditions fail is a row `refused` that says why; the others still answer."""
+    from gpuplan.solvers.batching.policies import edf
+
+    monkeypatch.setattr(edf, "supports", lambda problem: "it takes no arrivals; use fifo", raising=False)
+    outcome = gpuplan("compare", "problem.json", "--solvers", "edf,fifo", "--format", "json")
+    assert outcome.exit_code == 0, outcome.stderr
+    rows = json.loads(outcome.stdout)["solvers"]
+    assert [row["status"] for row in rows] == ["refused", "feasible"]
+    assert "it takes no arrivals; use fifo" in rows[0]["note"]
+    assert gpuplan("solve", "problem.json", "--solver", "edf").exit_code == 7
+
+
 def test_the_problem_of_a_plan_can_be_written(gpuplan: Run, files: Path) -> None:
     """--write-model writes a problem that `solve` takes, to the same value."""
     plan = gpuplan(
@@ -174,6 +200,7 @@ def test_milliseconds_are_warned_of(gpuplan: Run, files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("problem.json", "--executors", "executors.json"), 2, "use gpuplan solve problem.json"),
         (("requests.csv",), 2, "expected either --plan PLAN or --executors FILE, got none"),
         (("requests.csv", "--executors", "executors.json", "--plan", "p.json"), 2, "got both"),
         (("none.csv", "--executors", "executors.json"), 3, "found none"),
