@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gpuplan.errors import InputError
+from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.batch_metrics import BatchMetrics, ServiceLevels, batch_metrics
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.plans.batch_solution_io import batches_to_list, solution_from_list
 from gpuplan.plans.canonical import digest
 from gpuplan.plans.files import read_document, write_document
-from gpuplan.plans.validation import check_document
 from gpuplan.profiles.problems.batching_io import batching_from_dict, batching_to_dict, requests_to_dict
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def batch_plan_from_dict(
     InputError
         With the JSON path of the first defect. What the figures say is not checked here: see `gpuplan.plans.verify`.
     """
-    check_document(document, SCHEMA, source=source)
+    check_batches_document(document, SCHEMA, source=source)
     asked = embedded_problem(document, problem, source)
     return BatchPlan(
         problem=asked,

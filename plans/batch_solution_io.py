@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gpuplan.errors import InputError
+from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.batch_solution import BatchSolution, IntArray
 from gpuplan.plans.files import describe, read_document, write_document
-from gpuplan.plans.validation import check_document
 
 if TYPE_CHECKING:
     from gpuplan.plans.solution_io import ResultLike
@@ -90,7 +90,7 @@ def batching_solution_from_dict(
     InputError
         The document does not follow its schema, or names a request or executor that the problem does not have.
     """
-    check_document(document, SCHEMA, source=source)
+    check_batches_document(document, SCHEMA, source=source)
     has_plan = "batches" in document
     return BatchingDocument(
         status=document["status"],

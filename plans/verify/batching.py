@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.errors import InputError
+from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.canonical import digest
 from gpuplan.plans.files import read_document
-from gpuplan.plans.validation import check_document
 from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, agree, show
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def verify_batching_solution(
     """
     source = None if isinstance(solution, Mapping) else os.fspath(solution)
     document = solution if isinstance(solution, Mapping) else read_document(solution)
-    check_document(document, SOLUTION_SCHEMA, source=source)
+    check_batches_document(document, SOLUTION_SCHEMA, source=source)
     ledger = Ledger()
     if document["status"] in ("infeasible", "no_solution"):
         ledger.add("$.status", f"says {document['status']!r}: there is no plan to check")
@@ -102,7 +102,7 @@ def verify_batch_plan(
 
     source = None if isinstance(plan, Mapping) else os.fspath(plan)
     document = plan if isinstance(plan, Mapping) else read_batch_document(plan)
-    check_document(document, PLAN_SCHEMA, source=source)
+    check_batches_document(document, PLAN_SCHEMA, source=source)
     ledger = Ledger()
     asked = embedded_problem(document, problem, source)
     _check_inputs(ledger, document, asked)

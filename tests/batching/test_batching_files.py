@@ -197,3 +197,25 @@ def test_a_plan_without_its_requests(three_requests: BatchingProblem) -> None:
     with pytest.raises(InputError, match="--problem"):
         batch_plan_from_dict(document)
     assert batch_plan_from_dict(document, problem=three_requests).solution.num_batches == 2
+
+
+def test_one_bad_batch_among_many(make_problem: Callable[..., BatchingProblem]) -> None:
+    """In a plan of hundreds of batches a defect in one is still found, with its place."""
+    from gpuplan.plans.batch_plan import batch_plan_to_dict
+    from gpuplan.plans.verify.batching import verify_batch_plan
+
+    problem = make_problem(1, size=600)
+    plan = batch_plan_to_dict(build_batch_plan(problem, solve_batching(problem, solver="odbs-authors")))
+    assert len(plan["batches"]) > 150
+    assert verify_batch_plan(plan).ok
+    for change, place in (
+        ({"start_s": -1.0}, r"\$\.batches\[120\]\.start_s"),
+        ({"finish_s": float("inf")}, r"\$\.batches\[120\]\.finish_s"),
+        ({"requests": []}, r"\$\.batches\[120\]\.requests"),
+        ({"prompt_tokens": 2.5}, r"\$\.batches\[120\]\.prompt_tokens"),
+        ({"extra": 1}, r"\$\.batches\[120\]\.extra"),
+    ):
+        bad = copy.deepcopy(plan)
+        bad["batches"][120].update(change)
+        with pytest.raises(InputError, match=place):
+            verify_batch_plan(bad)
