@@ -13,6 +13,7 @@ have any shape. O(labels·C·n) time, O(labels·n) memory; no compilation, so th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -55,7 +56,9 @@ class Layout:
 def count_labels(core: Core, groups: int | None = None) -> float:
     """Upper bound on the labels a search without pruning makes (`groups` first groups, counted if None)."""
     sizes = [float(count) + 1.0 for count in core.counts]
-    states = float(np.prod(sizes))
+    if sum(bits_of(core.counts)) > 512:
+        return math.inf
+    states = math.prod(sizes)
     labels = sum(states * (size - 1.0) / size for size in sizes)
     groups = len(first_groups(core)) if groups is None else groups
     # With several first groups a label's counts include its group's device.
