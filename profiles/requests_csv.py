@@ -30,8 +30,11 @@ def read_csv(source: str, kinds: Mapping[str, Kind]) -> dict[str, ColumnArray]:
         header = [name.strip() for name in next(rows)]
         places = {name: header.index(name) for name in kinds}
         start = 0
-        while chunk := [row for row in itertools.islice(rows, _CHUNK) if row]:
-            _check_widths(source, chunk, header, start)
+        while chunk := list(itertools.islice(rows, _CHUNK)):
+            if set(map(len, chunk)) != {len(header)}:
+                chunk = _checked_widths(source, chunk, header, start)
+            if not chunk:
+                continue
             columns = list(zip(*chunk, strict=True))
             for name, kind in kinds.items():
                 try:
@@ -59,15 +62,17 @@ def _rows(source: str) -> Iterator[Iterator[list[str]]]:
         raise InputError(f"expected CSV text, got a line that is none: {error}", source=source) from None
 
 
-def _check_widths(source: str, chunk: Sequence[list[str]], header: Sequence[str], start: int) -> None:
-    if set(map(len, chunk)) == {len(header)}:
-        return
-    offset, row = next((i, row) for i, row in enumerate(chunk) if len(row) != len(header))
-    raise InputError(
-        f"expected {len(header)} cells as in the header, got {len(row)}; the file may be cut short",
-        source=source,
-        place=f"line {_line(source, start + offset)}",
-    )
+def _checked_widths(source: str, chunk: list[list[str]], header: Sequence[str], start: int) -> list[list[str]]:
+    """Return the rows that are not blank; InputError with the line of one of another width than the header."""
+    rows = [row for row in chunk if row]
+    for offset, row in enumerate(rows):
+        if len(row) != len(header):
+            raise InputError(
+                f"expected {len(header)} cells as in the header, got {len(row)}; the file may be cut short",
+                source=source,
+                place=f"line {_line(source, start + offset)}",
+            )
+    return rows
 
 
 def _numbers(cells: Sequence[str]) -> ColumnArray:

@@ -285,3 +285,9 @@ def test_ids_keep_their_zeros(tmp_path: Path) -> None:
     """Ids that are not plain numbers stay text, so 7 and 007 differ."""
     table = load_requests(write(tmp_path, "id,prompt_tokens,output_tokens\n7,1,1\n007,1,1\n"))
     assert table.id.tolist() == ["7", "007"]
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    """Blank lines anywhere are passed over, thousands of them too."""
+    text = "\nprompt_tokens,output_tokens\n\n1,2\n" + "\n" * 3000 + "3,4\n"
+    assert load_requests(write(tmp_path, text)).prompt_tokens.tolist() == [1, 3]
