@@ -24,11 +24,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans.batch_solution import BatchSolution
-from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray, IntArray
+from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import answer
 from gpuplan.solvers.batching.exact.additive import Additive, additive, why_not_additive
 from gpuplan.solvers.batching.exact.boxes import close_gap

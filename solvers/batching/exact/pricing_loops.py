@@ -2,7 +2,8 @@
 
 A box (S, O) is the set of batches whose prompts are at most S and outputs at most O: cost c0 + b·c1, at most `room`
 requests. With duals π its best batch takes the requests with the largest π that the box dominates: so pricing over all
-2^N batches is a loop over boxes. `by_dual` lists the requests by π falling; `reward` is the dual of the number of batches, which every batch gets as well.
+2^N batches is a loop over boxes. `by_dual` lists the requests by π falling; `reward` is the dual of the number of
+batches, which every batch gets as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def price_boxes(
     reduced: FloatArray,
     count: IntArray,
 ) -> float:
-    """Fill the least reduced cost of each box and the size that has it; return the largest (Σπ + reward)/cost of all batches."""
+    """Fill the least reduced cost of each box and the size that has it; return the largest (Σπ + reward)/cost."""
     n = len(prompt)
     worst = 0.0
     for x in range(len(heights)):
