@@ -29,7 +29,7 @@ def _write(path: Path, document: dict[str, Any]) -> Path:
 
 def test_shipped_names() -> None:
     """Two dozen shapes ship; names ignore case."""
-    assert len(list_models()) == 21
+    assert len(list_models()) == 61
     assert load_model("Llama-3.1-70B") == load_model("llama-3.1-70b")
     assert load_model("llama-3.1-70b").name == "llama-3.1-70b"
 
