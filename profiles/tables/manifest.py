@@ -194,7 +194,7 @@ def _rows_text(table: CostTable) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["covers", "phase", *axes, "time"])
     for series in table.series:
-        for point, seconds in zip(series.points, series.seconds, strict=True):
+        for point, seconds in zip(series.points, series.measured, strict=True):
             cells = dict(zip(series.axes, point, strict=True))
             row = [f"{cells[axis]:.12g}" if axis in cells else "" for axis in axes]
             writer.writerow(["+".join(series.covers), series.phase, *row, repr(float(seconds))])

@@ -49,6 +49,8 @@ class Series:
         Distinct points, sorted row by row; shape (R, len(axes)).
     seconds
         Seconds at each point, never falling along a `MONOTONE_AXES` axis; shape (R,).
+    measured
+        Seconds as they were measured (the median of several at one point); shape (R,).
     smoothed
         Which seconds are not those measured but the monotone ones nearest to them; shape (R,).
     largest_change
@@ -60,6 +62,7 @@ class Series:
     axes: tuple[str, ...]
     points: FloatArray
     seconds: FloatArray
+    measured: FloatArray
     smoothed: NDArray[np.bool_]
     largest_change: float = 0.0
 
@@ -117,7 +120,7 @@ def series_from_rows(
     smoothed = np.abs(seconds - measured) > 1e-12 * measured
     seconds = np.where(smoothed, seconds, measured)
     change = np.abs(seconds - measured)[measured > 0.0] / measured[measured > 0.0]
-    return Series(tuple(covers), phase, named, points, seconds, smoothed, float(change.max(initial=0.0)))
+    return Series(tuple(covers), phase, named, points, seconds, measured, smoothed, float(change.max(initial=0.0)))
 
 
 def _medians(values: FloatArray, group: NDArray[np.intp], count: int) -> FloatArray:
