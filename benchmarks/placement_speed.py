@@ -151,7 +151,7 @@ def warm_table(seeds: range) -> None:
     """Print the warm times of every case."""
     reference = prototype()
     print(
-        "| objective | D | n | devices | ρ | return hop | seeds | median ms | worst ms | aim ms | to prototype | proof |"
+        "| objective | D | n | devices | ρ | return hop | seeds | median ms | worst ms | aim | to prototype | proof |"
     )
     print("| --- | --: | --: | --- | --: | --- | --: | --: | --: | --: | --: | --- |")
     for case in CASES:
