@@ -146,6 +146,12 @@ def requests_digest(requests: Requests) -> str:
     return digest(requests_to_dict(requests))
 
 
+def problem_settings(problem: BatchingProblem) -> dict[str, Any]:
+    """Return what a plan embeds of its problem beside the requests: executors, time and objective."""
+    document = batching_to_dict(problem)
+    return {key: document[key] for key in ("executors", "time", "objective")}
+
+
 def embedded_problem(
     document: Mapping[str, Any], problem: BatchingProblem | None = None, source: str | None = None
 ) -> BatchingProblem:

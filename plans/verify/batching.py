@@ -139,13 +139,11 @@ def _check_inputs(ledger: Ledger, document: Mapping[str, Any], problem: Batching
     inner = document["inputs"]["problem"]
     requests = inner.get("requests")
     if requests is None:
-        from gpuplan.plans.batch_plan import requests_digest
-        from gpuplan.profiles.problems.batching_io import batching_to_dict
+        from gpuplan.plans.batch_plan import problem_settings, requests_digest
 
         own = requests_digest(problem.requests)
-        ours = batching_to_dict(problem)
-        for key in ("executors", "time", "objective"):
-            if inner.get(key) != ours[key]:
+        for key, ours in problem_settings(problem).items():
+            if inner.get(key) != ours:
                 ledger.add(f"$.inputs.problem.{key}", "differs from the problem the plan is verified against")
     else:
         own = digest(requests)
