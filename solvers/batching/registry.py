@@ -118,7 +118,63 @@ def _uellm(variant: str, form: str, doc: str) -> BatchingEntry:
     )
 
 
+_EXACT = "gpuplan.solvers.batching.exact"
+_HEURISTICS = "gpuplan.solvers.batching.heuristics"
+
 ENTRIES: tuple[BatchingEntry, ...] = (
+    BatchingEntry(
+        name="auto",
+        kind="bounded",
+        doc="dp, subset-dp, colgen, or constructions with bound and search, by the problem",
+        home="gpuplan.solvers.batching.auto",
+        options={"seconds": 5.0},
+    ),
+    BatchingEntry(
+        name="dp", kind="exact", doc="one length key: contiguous batches, a million in 0.1 s", home=f"{_EXACT}.dp"
+    ),
+    BatchingEntry(
+        name="subset-dp",
+        kind="exact",
+        doc="every set of up to 13-18 requests, any objective",
+        home=f"{_EXACT}.subset_dp",
+    ),
+    BatchingEntry(
+        name="colgen",
+        kind="exact",
+        doc="column generation with branching and boxes, up to 600 requests",
+        home=f"{_EXACT}.colgen",
+        options={"close": True},
+        requires=("scipy",),
+    ),
+    BatchingEntry(
+        name="ilp",
+        kind="exact",
+        doc="leader form on HiGHS or CBC (PuLP), up to about 50 requests",
+        home=f"{_EXACT}.ilp",
+        options={"engine": None},
+        requires=("scipy", "pulp"),
+    ),
+    BatchingEntry(
+        name="cp-sat",
+        kind="exact",
+        doc="optional intervals: executors, arrivals, deadlines, few requests",
+        home=f"{_EXACT}.cp_sat",
+        requires=("ortools",),
+    ),
+    BatchingEntry(
+        name="bands",
+        kind="bounded",
+        doc="band orders, deadline blocks or dispatching, with a bound; any size",
+        home=f"{_HEURISTICS}.construct",
+        options={"bound": True},
+    ),
+    BatchingEntry(
+        name="lns",
+        kind="bounded",
+        doc="neighbourhood search from the best construction, with a bound",
+        home=f"{_HEURISTICS}.lns",
+        options={"seconds": 5.0, "bound": True},
+    ),
     BatchingEntry(
         name="best-policy",
         kind="heuristic",

@@ -20,10 +20,11 @@ import numpy as np
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem, Executor, FloatArray, IntArray
-from gpuplan.solvers.batching.answer import answer, infeasible, no_solution
+from gpuplan.solvers.batching.answer import answer, infeasible, missed_rows, no_solution
 from gpuplan.solvers.batching.exact import subset_loops
 from gpuplan.solvers.batching.exact.additive import deadlines_count, equal_arrivals
 from gpuplan.solvers.batching.exact.speed import fast
+from gpuplan.solvers.batching.relax import relaxed
 from gpuplan.solvers.batching.sequence import schedule
 from gpuplan.solvers.limits import Limits
 from gpuplan.solvers.result import Result
@@ -87,8 +88,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, upper: flo
     if not groups and problem.num_requests:
         if np.isfinite(upper):
             return no_solution(problem, solver=NAME, started=started, seed=seed, bound=upper)
-        reasons = ("the hard deadlines cannot all hold; --relax-deadlines gives the plan with the fewest violations",)
-        return infeasible(problem, reasons, solver=NAME, started=started, seed=seed)
+        return infeasible(problem, (_shortage(problem),), solver=NAME, started=started, seed=seed)
     return answer(
         problem,
         schedule(problem, groups),
@@ -99,6 +99,20 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, upper: flo
         bound_kind="every set of requests",
         proven=True,
     )
+
+
+def _shortage(problem: BatchingProblem) -> str:
+    """Say which requests are late in the plan with the least weight of late requests, and by how much."""
+    soft = relaxed(problem)
+    groups = _solve_labels(soft, np.inf)
+    mend = "--relax-deadlines gives the plan with the fewest violations"
+    if not groups:
+        return f"the hard deadlines cannot all hold; {mend}"
+    solution = schedule(soft, groups)
+    over = solution.completion_s() - problem.requests.deadline_s
+    late = missed_rows(problem, solution)
+    named = ", ".join(f"request {problem.requests.id[row]} by {over[row]:.6g} s" for row in late)
+    return f"the hard deadlines cannot all hold: the plan that misses least is late for {named}; {mend}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

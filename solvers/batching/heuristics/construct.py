@@ -1,0 +1,48 @@
+"""`bands`: the best construction (band orders, deadline blocks, dispatching) with a lower bound, for any size."""
+
+from __future__ import annotations
+
+import time
+
+from gpuplan.plans.batch_solution import BatchSolution
+from gpuplan.profiles.problems.batching import BatchingProblem
+from gpuplan.solvers.batching.answer import answer, infeasible
+from gpuplan.solvers.batching.bounds.lower import lower_bound
+from gpuplan.solvers.batching.heuristics.starts import best_start
+from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.result import Result
+
+NAME = "bands"
+
+
+def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: bool = True) -> Result[BatchSolution]:
+    """Construct plans, keep the best, bound it.
+
+    Parameters
+    ----------
+    bound
+        Whether to compute a lower bound as well.
+
+    Returns
+    -------
+    Result
+        ``feasible`` with a proven gap, ``infeasible`` when the bound proves that hard deadlines cannot hold,
+        ``no_solution`` when every construction misses some.
+    """
+    started, budget = time.perf_counter(), Budget(limits)
+    start = best_start(problem, budget)
+    proof = lower_bound(problem) if bound else None
+    if proof is not None and proof.infeasible is not None and start.missed:
+        return infeasible(problem, (proof.infeasible,), solver=NAME, started=started, seed=seed)
+    return answer(
+        problem,
+        start.solution,
+        solver=NAME,
+        started=started,
+        seed=seed,
+        work=budget.work,
+        bound=None if proof is None else proof.value,
+        bound_kind=None if proof is None else proof.kind,
+        options={"bound": bound},
+        notes=(f"from {start.name}",),
+    )
