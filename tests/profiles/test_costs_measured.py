@@ -53,7 +53,7 @@ HELIX = [("t4", "t4-16gb"), ("l4", "l4-24gb"), ("v100", "v100-sxm2-16gb"), ("a10
 
 
 @pytest.mark.parametrize(("folder", "kind"), HELIX)
-@pytest.mark.parametrize(("table", "tolerance"), [("decode_bs2time", 0.12), ("prompt_bs2time", 0.30)])
+@pytest.mark.parametrize(("table", "tolerance"), [("decode_bs2time", 0.10), ("prompt_bs2time", 0.25)])
 def test_whole_layers_of_llama_2_70b(shared_data: Path, folder: str, kind: str, table: str, tolerance: float) -> None:
     """Helix: milliseconds of one layer of Llama-2-70B by batch (decode) or prompt tokens, rounded to 0.1 and 1 ms."""
     model = decoder_layer("llama-2-70b")
@@ -73,7 +73,10 @@ def test_whole_layers_of_llama_2_70b(shared_data: Path, folder: str, kind: str, 
 @pytest.mark.parametrize(("gpu", "kind"), [("a100", "a100-sxm4-80gb"), ("h100", "h100-sxm5-80gb")])
 @pytest.mark.parametrize(("folder", "name"), [("Llama-2-70b-hf", "llama-2-70b"), ("Llama-2-7b-hf", "llama-2-7b")])
 def test_layers_without_attention(shared_data: Path, gpu: str, kind: str, folder: str, name: str) -> None:
-    """Vidur: every kernel of a layer but attention, 1 to 4096 tokens; worst near the ridge, 128-256 tokens."""
+    """Vidur: every kernel of a layer but attention, 1 to 4096 tokens; worst near the ridge, 128-256 tokens.
+
+    The factors are a compromise with newer kernels on the same devices, up to a fifth faster in prefill.
+    """
     model = decoder_layer(name, attention=False)
     errors = {}
     for row in rows(shared_data / f"vidur/profiling/compute/{gpu}/meta-llama/{folder}/mlp.csv"):
@@ -82,9 +85,10 @@ def test_layers_without_attention(shared_data: Path, gpu: str, kind: str, folder
             measured = sum(float(row[f"time_stats.{kernel}.median"]) for kernel in KERNELS) * 1e-3
             errors[tokens] = prefill_s(model, kind, tokens) / measured - 1.0
     assert len(errors) > 50
-    assert abs(np.median(list(errors.values()))) < 0.12
-    assert all(abs(errors[tokens]) < 0.12 for tokens in (1, 8, 2048, 4096))
-    assert np.mean(np.abs(list(errors.values()))) < 0.15
+    assert abs(np.median(list(errors.values()))) < 0.15
+    assert all(abs(errors[tokens]) < 0.10 for tokens in (1, 8))  # decode
+    assert all(abs(errors[tokens]) < 0.14 for tokens in (2048, 4096))
+    assert np.mean(np.abs(list(errors.values()))) < 0.17
 
 
 @pytest.mark.parametrize(("folder", "kind"), [("RTX4090", "rtx-4090-24gb"), ("RTXPRO6000", "rtx-pro-6000-96gb")])
