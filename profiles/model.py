@@ -44,14 +44,15 @@ class Operator:
     In a pass over `N` new tokens of `b` sequences (`N` = b for ``tokens="last"``), with `P` query-key pairs and
     `Q` cached positions read in all::
 
-        flops = flops_per_token·N + flops_per_pair·P
+        flops = flops_per_token·N + flops_per_pair·P        (decode: decode_flops_per_pair·P where it is given)
         bytes = weight_bytes·touched(N) + bytes_per_token·N + bytes_per_position·Q
         touched(N) = 1                        dense
                    = 1 − (1 − k/E)^N          E experts, k of them per token (expected distinct share)
 
-    `window` limits pairs and positions of a sliding-window layer. `weight_bytes` of an expert operator is that of
-    all E experts together. `dtype` names the peak FLOP/s that applies. `sharded` operators divide flops and bytes
-    by the tensor-parallel degree.
+    `decode_flops_per_pair` is for attention that decodes in another form than it prefills in (MLA: heads expanded to
+    prefill, absorbed to decode); None means one figure for both. `window` limits pairs and positions of a
+    sliding-window layer. `weight_bytes` of an expert operator is that of all E experts together. `dtype` names the
+    peak FLOP/s that applies. `sharded` operators divide flops and bytes by the tensor-parallel degree.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Operator:
     experts: int = 0
     experts_per_token: int = 0
     sharded: bool = True
+    decode_flops_per_pair: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,7 @@ def _operator_from_dict(record: Record) -> Operator:
         experts=experts,
         experts_per_token=record.whole("experts_per_token", 0, maximum=experts),
         sharded=record.boolean("sharded", True),
+        decode_flops_per_pair=record.optional_number("decode_flops_per_pair"),
     )
 
 

@@ -85,6 +85,10 @@ class Record:
             raise self.error(f"expected a finite number of at least 0, got {describe(value)}", key)
         return float(value)
 
+    def optional_number(self, key: str) -> float | None:
+        """Return a finite number of at least 0, or None where it is null or missing."""
+        return None if self._values.get(key) is None else self.number(key)
+
     def whole(self, key: str, default: int | None = None, *, minimum: int = 0, maximum: int = LARGEST_WHOLE) -> int:
         """Return a whole number from `minimum` to `maximum`."""
         value = self._values.get(key, default)

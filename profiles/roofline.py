@@ -7,7 +7,7 @@ For every operator::
 with flops and bytes as `gpuplan.profiles.model.Operator` defines them in a pass of
 
 * prefill: N = b·s tokens (b for ``tokens="last"``), P = b·Σ_{i=1..s} min(i, w) pairs, Q = b·min(s, w) positions;
-* decode at the mean context c = s + o/2: N = b, P = Q = b·min(c, w).
+* decode at the mean context c = s + o/2: N = b, P = Q = b·min(c, w), with an operator's own FLOPs per pair for it.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def _plain(rates: DeviceRates) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Tokens N, query-key pairs P and cached positions Q of every operator in one pass; shape (operators,)."""
+    """Tokens N, query-key pairs P, FLOPs a pair, cached positions Q of every operator in a pass; shape (operators,)."""
 
     tokens: FloatArray
     pairs: FloatArray
+    flops_per_pair: FloatArray
     positions: FloatArray
 
 
@@ -103,12 +104,12 @@ def _prefill(pieces: _Pieces, workload: Workload) -> _Pass:
     seen = np.minimum(float(s), pieces.window)
     # Σ_{i=1..s} min(i, w): a triangle up to the window, then full windows.
     pairs = b * (seen * (seen + 1.0) / 2.0 + (s - seen) * seen)
-    return _Pass(np.where(pieces.last, float(b), float(b) * s), pairs, b * seen)
+    return _Pass(np.where(pieces.last, float(b), float(b) * s), pairs, pieces.flops_per_pair, b * seen)
 
 
 def _decode(pieces: _Pieces, workload: Workload) -> _Pass:
     seen = workload.batch * np.minimum(workload.mean_context, pieces.window)
-    return _Pass(np.full(len(seen), float(workload.batch)), seen, seen)
+    return _Pass(np.full(len(seen), float(workload.batch)), seen, pieces.decode_flops_per_pair, seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class _Pieces:
     dtypes: tuple[str, ...]
     flops_per_token: FloatArray
     flops_per_pair: FloatArray
+    decode_flops_per_pair: FloatArray
     weight_bytes: FloatArray
     bytes_per_token: FloatArray
     bytes_per_position: FloatArray
@@ -152,6 +154,7 @@ class _Pieces:
             set_of_layer=np.array([numbers[id(layer.operators)] for layer in model.layers], dtype=np.intp),
             num_sets=len(sets),
             dtypes=tuple(operator.dtype for operator in rows),
+            decode_flops_per_pair=np.array([_decode_flops_per_pair(row) for row in rows], dtype=np.float64),
             window=np.array([np.inf if row.window is None else row.window for row in rows]),
             log_missed=np.array([_log_missed(row) for row in rows]),
             last=np.array([row.tokens == "last" for row in rows], dtype=bool),
@@ -161,7 +164,7 @@ class _Pieces:
 
     def layer_seconds(self, work: _Pass, rates: DeviceRates, tensor_parallel: int) -> FloatArray:
         """Return the seconds of every layer; shape (n,)."""
-        flops = self.flops_per_token * work.tokens + self.flops_per_pair * work.pairs
+        flops = self.flops_per_token * work.tokens + work.flops_per_pair * work.pairs
         touched = -np.expm1(work.tokens * self.log_missed)
         moved = (
             self.weight_bytes * touched + self.bytes_per_token * work.tokens + self.bytes_per_position * work.positions
@@ -178,6 +181,11 @@ class _Pieces:
 
 
 _COLUMNS = ("flops_per_token", "flops_per_pair", "weight_bytes", "bytes_per_token", "bytes_per_position")
+
+
+def _decode_flops_per_pair(operator: Operator) -> float:
+    own = operator.decode_flops_per_pair
+    return operator.flops_per_pair if own is None else own
 
 
 def _log_missed(operator: Operator) -> float:

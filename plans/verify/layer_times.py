@@ -3,7 +3,7 @@
 For every operator of a layer::
 
     t = overhead/φ + max( flops / (peak·η_f·φ), bytes / (bandwidth·η_b) )
-    flops = flops_per_token·N + flops_per_pair·P
+    flops = flops_per_token·N + flops_per_pair·P          (decode_flops_per_pair in decoding, where it is given)
     bytes = weight_bytes·touched + bytes_per_token·N + bytes_per_position·Q,   touched = 1 − (1 − k/E)^N for experts
 """
 
@@ -57,7 +57,7 @@ def layer_seconds(operators: Sequence[Mapping[str, Any]], device: Mapping[str, A
 
 def _operator_seconds(operator: Mapping[str, Any], device: Mapping[str, Any], step: Pass) -> float:
     window, tokens = operator.get("window"), step.tokens(operator)
-    flops = operator.get("flops_per_token", 0.0) * tokens + operator.get("flops_per_pair", 0.0) * step.pairs(window)
+    flops = operator.get("flops_per_token", 0.0) * tokens + _pair_flops(operator, step) * step.pairs(window)
     moved = (
         operator.get("weight_bytes", 0.0) * _touched(operator, tokens)
         + operator.get("bytes_per_token", 0.0) * tokens
@@ -67,6 +67,11 @@ def _operator_seconds(operator: Mapping[str, Any], device: Mapping[str, Any], st
     peak = device["peak_flops_per_s"][operator["dtype"]] * device["compute_efficiency"] * clock
     bandwidth = device["memory_bandwidth_bytes_per_s"] * device["memory_efficiency"]
     return float(device["overhead_s"] / clock + max(flops / peak, moved / bandwidth))
+
+
+def _pair_flops(operator: Mapping[str, Any], step: Pass) -> float:
+    own = operator.get("decode_flops_per_pair") if step.decoding else None
+    return float(operator.get("flops_per_pair", 0.0) if own is None else own)
 
 
 def _touched(operator: Mapping[str, Any], tokens: int) -> float:

@@ -4,9 +4,7 @@ The multi-token-prediction layer of the V3 files is no part of the pipeline and 
 
 MLA caches one latent a token for all heads. Each phase runs in the form runtimes choose for it: prefill expands the
 latent to heads (plain form), decode keeps queries and values in the latent (absorbed form). Weights and FLOPs per
-token are the same in both. The operator carries the plain form's FLOPs per pair, and per position the latent's bytes:
-exact for prefill and for decode as long as reading the latent is what limits it; where compute limits the absorbed
-form (H·(2·rank + rope)/(rank + rope) FLOPs a byte of bf16 latent: 242 for V3), decode attention is underrated.
+token are the same in both; FLOPs per pair are not: 2·H·(nope + rope + value) against 2·H·(2·rank + rope).
 """
 
 from __future__ import annotations
@@ -125,6 +123,7 @@ class LatentAttention:
                 bytes_per_token=moved + latent,
                 bytes_per_position=latent,
                 window=self.keep,
+                decode_flops_per_pair=2.0 * self.heads * (2 * self.kv_rank + self.rope_dim),
             )
         )
 

@@ -27,7 +27,14 @@ def random_model(rng: random.Random) -> ModelProfile:
         expert = {"experts": 8, "experts_per_token": rng.randint(1, 8)} if experts else {}
         return (
             Operator("linear", "bf16", rng.uniform(1e6, 1e9), weight_bytes=weights, bytes_per_token=2e3, **expert),
-            Operator("attention", "bf16", flops_per_pair=1e5, bytes_per_position=rng.uniform(1, 1e4), window=window),
+            Operator(
+                "attention",
+                "bf16",
+                flops_per_pair=1e5,
+                bytes_per_position=rng.uniform(1, 1e4),
+                window=window,
+                decode_flops_per_pair=rng.choice([None, rng.uniform(1e6, 1e9)]),
+            ),
             Operator("last", "bf16", flops_per_token=1e5, weight_bytes=weights / 7, tokens="last"),
         )
 

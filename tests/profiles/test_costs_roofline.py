@@ -68,6 +68,17 @@ def test_sliding_window_limits_pairs_and_positions() -> None:
     np.testing.assert_allclose(found.decode_s, [1e-6 + 1.2625e-8], rtol=1e-14)
 
 
+def test_decode_may_have_flops_a_pair_of_its_own() -> None:
+    """The decode figure holds in decode steps only; without one both passes share the other."""
+    # decode: 110 pairs · 4e6 = 4.4e8/50e12 = 8.8e-6; prefill as before: 5050 · 4e4 = 2.02e8/50e12 = 4.04e-6.
+    point = Workload(1, 100, 20)
+    found = times(replace(ATTENTION, decode_flops_per_pair=4e6), workload=point)
+    np.testing.assert_allclose(found.decode_s, [1e-6 + 8.8e-6], rtol=1e-14)
+    np.testing.assert_allclose(found.prefill_s, [1e-6 + 4.04e-6], rtol=1e-14)
+    same = times(replace(ATTENTION, decode_flops_per_pair=4e4), workload=point)
+    np.testing.assert_array_equal(same.decode_s, times(ATTENTION, workload=point).decode_s)
+
+
 def test_head_prefills_the_last_token_alone() -> None:
     """An operator of the last token costs the same in prefill as in decode."""
     found = times(replace(MATMUL, tokens="last"), workload=Workload(3, 1000, 2))

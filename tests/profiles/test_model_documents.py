@@ -60,6 +60,12 @@ def test_equal_layers_share_operator_sets(document: dict[str, Any]) -> None:
         (("layers", 1, "kv", "bytes_per_token"), float("inf"), "$.layers[1].kv.bytes_per_token", "got Infinity"),
         (("layers", 1, "kv", "window_tokens"), 0, "$.layers[1].kv.window_tokens", "got 0"),
         (("operator_sets", "decoder", 0, "sharded"), 1, "$.operator_sets.decoder[0].sharded", "true or false"),
+        (
+            ("operator_sets", "decoder", 2, "decode_flops_per_pair"),
+            -1,
+            "$.operator_sets.decoder[2].decode_flops_per_pair",
+            "at least 0, got -1",
+        ),
         (("operator_sets", "decoder", 0, "tokens"), "some", "$.operator_sets.decoder[0].tokens", "all, last"),
         (
             ("operator_sets", "decoder", 5, "experts_per_token"),

@@ -63,6 +63,7 @@ def test_mla_reads_the_latent_once_per_position() -> None:
     attention = operators["attention"]
     assert attention.bytes_per_position == 576 * 2
     assert attention.flops_per_pair == 2 * 128 * (192 + 128)
+    assert attention.decode_flops_per_pair == 2 * 128 * (576 + 512)  # scores and values in the latent
     assert attention.dtype == "bf16"
     assert operators["q_kv_down_proj"].dtype == "fp8"
     assert not operators["q_kv_down_proj"].sharded
