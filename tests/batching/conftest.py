@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -109,3 +112,16 @@ def gpuplan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
         return outcome
 
     return invoke
+
+
+@pytest.fixture(scope="session")
+def batching_oracle() -> ModuleType:
+    """Give the brute force over every batching plan, and its generator of small instances."""
+    name = "brute_force_batching"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

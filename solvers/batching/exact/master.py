@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -173,7 +173,8 @@ class Master:
             matrix = vstack([matrix, csc_array(row[None, :])], format="csc")
             right = np.append(right, sign * self.side.batches)
         cost = np.concatenate([self.costs, np.zeros(len(larger)), [10.0 * sum(self.costs[:n]) + 1.0]])
-        found = linprog(cost, A_ub=matrix, b_ub=right, bounds=(0, None), method="highs")
+        run: Any = linprog  # its stubs know no sparse matrices
+        found = run(cost, A_ub=matrix, b_ub=right, bounds=(0, None), method="highs")
         prices = np.asarray(found.ineqlin.marginals, dtype=np.float64)
         dual = np.maximum(-prices[:n], 0.0)
         reward = 0.0
