@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("topology", cls=SuggestingGroup)
 def topology_group() -> None:
-    """Show or convert what a cluster is made of."""
+    """Show, convert or draw what a cluster is made of."""
 
 
 @topology_group.command("show")
@@ -66,6 +66,25 @@ def convert(source: str, output_path: Path, hosts: int | None, fabric: str | Non
 
         topology = replicate(topology, hosts, fabric)
     write_text(output_path, _text(topology, output_path))
+    output.show(f"wrote {output_path}: {topology.num_devices} devices on {len(topology.hosts)} host(s)")
+    return ExitCode.DONE
+
+
+@topology_group.command("draw")
+@click.argument("cluster")
+@output_option("The picture to write, an SVG file.", required=True)
+@topology_options
+def draw(cluster: str, output_path: Path, where: TopologyOptions) -> int:
+    """Draw CLUSTER: hosts, devices, switches and NICs as boxes, links coloured by bandwidth, with a legend."""
+    from gpuplan.cli.inputs import read_topology
+    from gpuplan.topology import draw as picture
+
+    output = Output(data=False)
+    if output_path.suffix.lower() != ".svg":
+        raise UsageError(f"expected a file that ends in .svg, got {output_path.name!r}; the picture is SVG")
+    check_writable(output_path)
+    topology = read_topology(cluster, where, output)
+    write_text(output_path, picture(topology))
     output.show(f"wrote {output_path}: {topology.num_devices} devices on {len(topology.hosts)} host(s)")
     return ExitCode.DONE
 

@@ -11,6 +11,9 @@ from gpuplan.topology.catalog import (
     list_link_kinds,
     load_catalog,
 )
+from gpuplan.topology.compact import CompactTable
+from gpuplan.topology.domains import failure_domains
+from gpuplan.topology.drawing import draw
 from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
 from gpuplan.topology.islands import Island, islands
 from gpuplan.topology.loading import load_topology, topology_from_dict
@@ -22,6 +25,7 @@ from gpuplan.topology.symmetry import exchangeable_classes, exchangeable_hosts
 
 __all__ = [
     "Catalog",
+    "CompactTable",
     "Component",
     "Device",
     "DeviceKind",
@@ -33,8 +37,10 @@ __all__ = [
     "Router",
     "Topology",
     "device_kind",
+    "draw",
     "exchangeable_classes",
     "exchangeable_hosts",
+    "failure_domains",
     "islands",
     "list_clusters",
     "list_kinds",

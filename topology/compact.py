@@ -197,7 +197,7 @@ class CompactRoutes:
         return latency, slowness
 
     def dense_layers(self) -> list[tuple[float, Matrix]]:
-        """Return (bandwidth, latencies of all pairs), fastest first, each (D, D); layers without a candidate left out."""
+        """Return (bandwidth, latencies of all pairs), fastest first, each (D, D); only layers with a candidate."""
         blocks = [np.flatnonzero(self.cell == number) for number in range(len(self.cells.cells))]
         layers = []
         for number, bandwidth in enumerate(self.bandwidths):
@@ -237,7 +237,7 @@ def _bandwidths(cells: Cells) -> tuple[tuple[float, ...], frozenset[float]]:
 
 
 def _inside(shape: Shape, bandwidth: float) -> _Inside:
-    """Return what links of at least `bandwidth` allow inside a shape; direct links count at their own bandwidth only."""
+    """Return what links of at least `bandwidth` allow inside a shape; direct links count at their own alone."""
     count, relays = shape.devices, shape.nodes - shape.devices
     ports = 1 + max((port for _, port, _, _ in shape.ports), default=-1)
     pairs = np.full((count, count), np.inf)

@@ -12,6 +12,9 @@ from gpuplan.topology.symmetry import exchangeable_classes
 
 #: One token's activation of a hidden size of 8192 in bf16: what a decode step of one sequence hands on.
 DECODE_MESSAGE_BYTES: Final = 16384.0
+#: Half a million pairs; beyond, a report would be larger than anybody reads.
+_MOST_IN_PAIRS: Final = 1024
+_MANY_PAIRS: Final = ("routes of single pairs are left out: there are too many devices",)
 
 
 def topology_report(topology: Topology, message_bytes: float = DECODE_MESSAGE_BYTES) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def topology_report(topology: Topology, message_bytes: float = DECODE_MESSAGE_BY
     dict
         ``devices`` (name, host, index, kind, available_bytes; NICs are none), ``links`` (every edge of the graph once),
         ``pairs`` (the route of every two devices: kind is the matrix code it came from where there was one, else the
-        kind of its slowest link; null without a route), ``islands``, ``classes`` (lists of device names), ``notes``.
+        kind of its slowest link; null without a route; empty for more than 1,024 devices), ``islands``, ``classes``
+        (lists of device names), ``notes``.
     """
     router = Router(topology)
     return {
@@ -60,12 +64,14 @@ def topology_report(topology: Topology, message_bytes: float = DECODE_MESSAGE_BY
             {"name": island.name, "kind": island.kind, "devices": list(island.devices)} for island in islands(topology)
         ],
         "classes": [list(group) for group in exchangeable_classes(topology, router=router)],
-        "notes": list(topology.notes),
+        "notes": [*topology.notes, *(_MANY_PAIRS if topology.num_devices > _MOST_IN_PAIRS else ())],
     }
 
 
 def _pairs(router: Router, message_bytes: float) -> list[dict[str, Any]]:
-    pairs = []
+    pairs: list[dict[str, Any]] = []
+    if len(router.devices) > _MOST_IN_PAIRS:
+        return pairs
     for position, a in enumerate(router.devices):
         routes = router.routes_from(a, message_bytes, router.devices[position + 1 :])
         for b in router.devices[position + 1 :]:

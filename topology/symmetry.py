@@ -18,7 +18,7 @@ from gpuplan.topology.symmetry_compact import CompactSymmetry
 
 Ids = NDArray[np.int64]
 #: Up to so many devices the D×D tables are compared.
-MOST_DENSE: Final = 1024
+MOST_DENSE: Final = 128
 
 
 def exchangeable_classes(
@@ -43,7 +43,7 @@ def exchangeable_classes(
 
     Notes
     -----
-    Up to 1,024 devices O(D² log D) a refinement round, then O(D) for each comparison with a class's first member. Above
+    Up to 128 devices O(D² log D) a refinement round, then O(D) for each comparison with a class's first member. Above
     that the tables within hosts and between route groups are compared, whose sizes hardly depend on D; there, devices of
     two hosts that could only be swapped crosswise (the first of one with the second of the other) stay apart.
     """

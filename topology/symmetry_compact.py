@@ -183,7 +183,8 @@ def _pair_ids(routes: CompactRoutes, sizes: Sequence[float] | None) -> tuple[Ids
 def _combined(ids: Ids, numbers: Matrix) -> Ids:
     _, found = np.unique(numbers, return_inverse=True)
     together = ids * (int(found.max(initial=0)) + 1) + found.reshape(-1)
-    return np.unique(together, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    renumbered: Ids = np.unique(together, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return renumbered
 
 
 def _kinds(routes: CompactRoutes, within: list[Ids], colours: Ids, groups: int) -> list[_Kind]:

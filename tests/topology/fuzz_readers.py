@@ -24,6 +24,11 @@ WITHOUT, NAMED = Reading(CATALOG), Reading(CATALOG, gpu=("a100-sxm4-40gb",))
 RANGED = Reading(CATALOG, gpu=("0-3=mi300x",), fabric="infiniband-ndr")
 
 
+def one_sentence(error: Exception) -> None:
+    """Refuse a message of several lines."""
+    assert "\n" not in str(error), f"not one sentence: {error}"
+
+
 def read_one(raw: bytes, xml: bool) -> None:
     """Read some bytes in every way a person can ask for."""
     try:
@@ -36,12 +41,12 @@ def read_one(raw: bytes, xml: bool) -> None:
             islands(topology)
             topology_to_dict(topology)
         except (InputError, UsageError) as error:
-            assert "\n" not in str(error), f"not one sentence: {error}"
+            one_sentence(error)
     if not xml:
         try:
             parse_gpu_info(content, CATALOG, "input")
         except (InputError, UsageError) as error:
-            assert "\n" not in str(error), f"not one sentence: {error}"
+            one_sentence(error)
 
 
 def main() -> None:

@@ -56,6 +56,8 @@ def parse_gpu_info(content: str, catalog: Catalog, source: str) -> dict[int, Gpu
     except csv.Error as error:
         raise InputError(f"not valid CSV: {error}", source=source) from None
     numbered = [(line, [cell.strip() for cell in row]) for line, row in enumerate(rows, 1) if any(row)]
+    if not numbered:
+        raise InputError("expected a header and a line for each GPU, got neither", source=source)
     first, header = numbered[0]
     columns = {cell.split("[")[0].strip(): place for place, cell in enumerate(header)}
     units = {cell.split("[")[0].strip(): cell.partition("[")[2].rstrip("]") for cell in header}
