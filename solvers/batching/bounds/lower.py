@@ -14,7 +14,7 @@ import numpy as np
 from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray
 from gpuplan.solvers.batching.bounds import shares
 from gpuplan.solvers.batching.bounds.split import Split, split
-from gpuplan.solvers.batching.exact.additive import Additive, coefficients, deadlines_count
+from gpuplan.solvers.batching.exact.additive import Additive, coefficients, deadlines_count, equal_arrivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def lower_bound(
     share = shares.continuous(problem) if share is None else share
     value, kinds = _makespan_and_padding(problem, share, rounds, sum_bound)
     if goal.latency > 0.0:
-        value += goal.latency * shares.latency_bound(problem, share, _work(problem, rounds))
+        work = _work(problem, rounds) if equal_arrivals(problem) else None
+        value += goal.latency * shares.latency_bound(problem, share, work)
         kinds.append("preemptive machine")
     reason = None
     if problem.hard:

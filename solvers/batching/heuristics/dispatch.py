@@ -17,7 +17,7 @@ from gpuplan.solvers.batching.exact.speed import fast
 
 Groups = list[list[IntArray]]
 #: Waiting requests a decision looks at.
-WINDOW = 512
+WINDOW = 128
 
 
 def dispatch(problem: BatchingProblem, key: FloatArray, *, front: bool) -> Groups | None:

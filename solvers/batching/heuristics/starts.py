@@ -19,6 +19,8 @@ from gpuplan.solvers.limits import Budget
 
 #: Beyond this many requests with arrivals, time is walked through once only.
 _MANY = 200_000
+#: Up to this many, orders that seldom win are tried as well.
+_FEW = 5_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +81,8 @@ def _in_time(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
         yield "dispatch by deadline", dispatch(problem, requests.deadline_s, front=True)
     yield "dispatch by output", dispatch(problem, output, front=False)
     yield "dispatch by arrival", dispatch(problem, requests.arrival_s, front=True)
-    yield "dispatch by length", dispatch(problem, output + requests.prompt_tokens, front=False)
+    if problem.num_requests <= _FEW:
+        yield "dispatch by length", dispatch(problem, output + requests.prompt_tokens, front=False)
 
 
 def _by_deadline(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
