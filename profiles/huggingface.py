@@ -13,6 +13,7 @@ from gpuplan.profiles.architectures.fields import ConfigFields, describe
 from gpuplan.profiles.architectures.precision import read_precision
 from gpuplan.profiles.architectures.registry import Family, find_family, known_class
 from gpuplan.profiles.model import ModelProfile
+from gpuplan.topology.documents import parse_yaml
 
 #: Configs are kilobytes; a file this large is something else (weights, a tokenizer).
 LARGEST_FILE_BYTES = 64 << 20
@@ -109,17 +110,25 @@ def _text_only(outer: ConfigFields) -> bool:
     return any(known_class(name) and name.endswith("ForCausalLM") for name in outer.strings("architectures"))
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Return the JSON object in a file.
+def read_object(path: Path) -> Mapping[str, Any]:
+    """Return the object in a JSON file, or in a YAML file (by its suffix).
 
     Raises
     ------
     InputError
-        No such file, empty, binary, no JSON, a repeated key, or not an object.
+        No such file, empty, binary, no JSON (or YAML), a repeated key, or not an object.
     """
     text = _read_text(path)
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    value = parse_yaml(text, str(path)) if is_yaml else _parse_json(text, path)
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object, got {describe(value)}; {_BESIDE}", source=str(path), place="$")
+    return value
+
+
+def _parse_json(text: str, path: Path) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_no_repeats)
+        return json.loads(text, object_pairs_hook=_no_repeats)
     except json.JSONDecodeError as error:
         raise InputError(
             f"expected JSON, got something else ({error.msg}, column {error.colno}); {_BESIDE}",
@@ -132,9 +141,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
         raise InputError(
             f"expected a config's JSON, got values nested too deep or numbers too long; {_BESIDE}", source=str(path)
         ) from None
-    if not isinstance(value, dict):
-        raise InputError(f"expected a JSON object, got {describe(value)}; {_BESIDE}", source=str(path), place="$")
-    return value
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

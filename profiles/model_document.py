@@ -1,20 +1,25 @@
 """The normalised model document (`gpuplan/model/1`): a `ModelProfile` as plain JSON, and back.
 
-Layers name their operators by a key of ``operator_sets``: a model of 80 equal layers writes them once.
+Layers name their operators by a key of ``operator_sets``: a model of 80 equal layers writes them once. A document
+written by hand may also write equal layers once, with ``repeat``; those written by gpuplan never do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
+from gpuplan.profiles.architectures.assembly import MOST_LAYERS
 from gpuplan.profiles.architectures.fields import describe
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
 from gpuplan.profiles.records import Record
 
 MODEL_SCHEMA = "gpuplan/model/1"
 _KINDS = ("embedding", "decoder", "head")
+#: What a layer may leave out: nothing replicated, no state, no feed-forward part.
+_LAYER_DEFAULTS = {"replicated_weight_bytes", "kv", "ffn_active"}
+_INDEX = "{index}"
 _OPERATOR_NUMBERS = (
     "flops_per_token",
     "flops_per_pair",
@@ -97,9 +102,7 @@ def model_from_dict(document: Mapping[str, Any], *, source: str | None = None, p
     record.expect_keys(required | {"operator_sets"}, optional | {"schema", "comment"})
     lists = record.record("operator_sets")
     sets = {name: _operators(lists, name) for name in lists.names()}
-    layers = tuple(_layer_from_dict(layer, sets) for layer in record.records("layers"))
-    if not layers:
-        raise record.error("expected at least one layer, got none", "layers")
+    layers = _layers(record, sets)
     return ModelProfile(
         name=record.text("name"),
         architecture=record.text("architecture"),
@@ -139,8 +142,28 @@ def _operator_from_dict(record: Record) -> Operator:
     )
 
 
+def _layers(record: Record, sets: Mapping[str, tuple[Operator, ...]]) -> tuple[Layer, ...]:
+    """Return the layers, those with ``repeat`` written out; ``{index}`` in names counts decoder layers from 0."""
+    layers: list[Layer] = []
+    decoders = 0
+    for entry in record.records("layers"):
+        layer = _layer_from_dict(entry, sets)
+        repeat = entry.whole("repeat", 1, minimum=1, maximum=MOST_LAYERS - len(layers))
+        layers.extend(_numbered(layer, decoders + offset) for offset in range(repeat))
+        decoders += repeat if layer.kind == "decoder" else 0
+    if not layers:
+        raise record.error("expected at least one layer, got none", "layers")
+    return tuple(layers)
+
+
+def _numbered(layer: Layer, index: int) -> Layer:
+    modules = tuple(module.replace(_INDEX, str(index)) for module in layer.modules)
+    name = layer.name.replace(_INDEX, str(index))
+    return layer if modules == layer.modules and name == layer.name else replace(layer, name=name, modules=modules)
+
+
 def _layer_from_dict(record: Record, sets: Mapping[str, tuple[Operator, ...]]) -> Layer:
-    record.expect_keys({f.name for f in fields(Layer)}, set())
+    record.expect_keys({f.name for f in fields(Layer)} - _LAYER_DEFAULTS, {*_LAYER_DEFAULTS, "repeat"})
     weight_bytes = record.whole("weight_bytes")
     return Layer(
         name=record.text("name"),
@@ -148,10 +171,10 @@ def _layer_from_dict(record: Record, sets: Mapping[str, tuple[Operator, ...]]) -
         modules=record.texts("modules"),
         parameters=record.whole("parameters"),
         weight_bytes=weight_bytes,
-        replicated_weight_bytes=record.whole("replicated_weight_bytes", maximum=weight_bytes),
-        kv=_kv_from_dict(record.record("kv")),
+        replicated_weight_bytes=record.whole("replicated_weight_bytes", 0, maximum=weight_bytes),
+        kv=_kv_from_dict(record.record("kv")) if "kv" in record.names() else KvState(),
         boundary_bytes_per_token=record.number("boundary_bytes_per_token"),
-        ffn_active=record.whole("ffn_active"),
+        ffn_active=record.whole("ffn_active", 0),
         operators=sets[record.choice("operators", tuple(sets))],
     )
 

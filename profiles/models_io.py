@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuplan.errors import InputError, UsageError
-from gpuplan.profiles.huggingface import model_from_config, read_json
+from gpuplan.profiles.huggingface import model_from_config, read_object
 from gpuplan.profiles.model import ModelProfile
 from gpuplan.profiles.model_document import is_model_document, model_from_dict
 
@@ -31,13 +31,13 @@ def load_model(
     ----------
     source
         A shipped name (`list_models`), a Hugging Face ``config.json``, a folder with one, or a ``gpuplan/model/1``
-        file. A known name wins over a folder of the same name; write ``./name`` for the folder.
+        file (JSON or YAML). A known name wins over a folder of the same name; write ``./name`` for the folder.
     dtype
         Dtype of the decoder layers' linear weights; None takes the config's.
     kv_dtype
         Dtype of the KV cache; None means the activations' dtype.
     catalog
-        A folder whose ``models/*.json`` are known by name too, before the shipped ones.
+        A folder whose ``models/*.json`` (or ``.yaml``) are known by name too, before the shipped ones.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def load_model(
     """
     named = _catalogued(catalog).get(str(source).lower()) if isinstance(source, str) else None
     path = named or _config_path(source, catalog)
-    document = read_json(path)
+    document = read_object(path)
     label = f"model {path.stem}" if named else str(path)
     if is_model_document(document):
         return _from_document(document, label, dtype, kv_dtype)
@@ -81,7 +81,12 @@ def _catalogued(catalog: str | Path | None) -> dict[str, Path]:
     if catalog is not None and not Path(catalog).is_dir():
         raise UsageError(f"expected a folder for the option --catalog, got {str(catalog)!r}, which is none")
     folders = [_SHIPPED] if catalog is None else [_SHIPPED, Path(catalog) / "models"]
-    return {path.stem.lower(): path for folder in folders for path in folder.glob("*.json")}
+    return {
+        path.stem.lower(): path
+        for folder in folders
+        for path in sorted(folder.glob("*"))
+        if path.suffix in (".json", ".yaml", ".yml")
+    }
 
 
 def _config_path(source: str | Path, catalog: str | Path | None) -> Path:
