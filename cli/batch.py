@@ -59,7 +59,12 @@ def batch_command(
     question = read_question(requests, batch, output)
     if search.write_model is not None:
         write_text(search.write_model, to_json(batching_to_dict(question.problem)))
-    run = run_batching(question.problem, policy, search, options)
+    if batch.epsilon is None:
+        run = run_batching(question.problem, policy, search, options)
+    else:
+        from gpuplan.cli.batch_uncertain import run_uncertain
+
+        question, run = run_uncertain(question, policy, batch, search, options, output)
     show_notes(run, output)
     write_stats(search.stats, run, "batch")
     if run.result.plan is None:

@@ -60,7 +60,7 @@ def read_question(requests: str, batch: BatchOptions, output: Output) -> BatchQu
         requests=asked,
         executors=machines.executors,
         time=machines.time,
-        objective=_objective(batch, machines.objective),
+        objective=read_objective(batch, machines.objective),
         name=Path(requests).name,
     )
     return BatchQuestion(
@@ -77,9 +77,9 @@ def read_table(requests: str, batch: BatchOptions) -> RequestTable:
     table = load_requests(requests, columns=parse_pairs(batch.column, "--column"))
     if batch.predictions is None:
         return table
-    from gpuplan.profiles.predictions import load_predictions
+    from gpuplan.cli.batch_uncertain import read_lengths
 
-    predicted = load_predictions(batch.predictions).of(table.id).quantile(batch.quantile)
+    predicted = read_lengths(batch, table.id).quantile(batch.quantile)
     return dataclasses.replace(table, output_tokens=predicted, predicted_output_tokens=predicted)
 
 
@@ -123,7 +123,8 @@ def _without(table: RequestTable, asked: Any, rows: Any, output: Output) -> tupl
     return table.take(keep), asked.take(keep)
 
 
-def _objective(batch: BatchOptions, given: BatchObjective | None) -> BatchObjective:
+def read_objective(batch: BatchOptions, given: BatchObjective | None) -> BatchObjective:
+    """Return the objective of the options, where they say nothing that of the executors file."""
     from gpuplan.profiles.problems.batching import BatchObjective
 
     objective = given or BatchObjective()

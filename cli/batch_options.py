@@ -27,6 +27,9 @@ class BatchOptions:
     deadlines: str | None = None
     predictions: str | None = None
     quantile: float = 0.5
+    epsilon: float | None = None
+    buckets: str | None = None
+    output_limit: int | None = None
     column: tuple[str, ...] = ()
     skip_unservable: bool = False
     relax_deadlines: bool = False
@@ -44,6 +47,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--deadlines", type=click.Choice(["soft", "hard"]), help="Whether deadlines may be missed."),
     click.option("--predictions", metavar="FILE", help="Plan with these output lengths: a table by id."),
     click.option("--quantile", type=Fraction(), default=0.5, show_default=True, help="Of a predicted distribution."),
+    click.option("--epsilon", type=Fraction(), help="Most probability that predicted lengths overflow a batch's KV."),
+    click.option("--buckets", metavar="EDGE,…", help="Upper edges of predicted buckets.  [default: 8,16,…,2048]"),
+    click.option("--output-limit", type=Whole(), help="Longest output: where mass above the last quantile sits."),
     click.option(
         "--column", multiple=True, metavar="NAME=COLUMN", help="Which column of REQUESTS is NAME; repeatable."
     ),

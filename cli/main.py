@@ -15,6 +15,12 @@ COMMANDS = {
     "pareto": CommandSpec("gpuplan.cli.pareto", "pareto_command", "The front over latency, bottleneck and devices."),
     "compare": CommandSpec("gpuplan.cli.compare", "compare_command", "Every solver and baseline on one instance."),
     "batch": CommandSpec("gpuplan.cli.batch", "batch_command", "Plan which requests run together, where and when."),
+    "predict": CommandSpec(
+        "gpuplan.cli.predict", "predict_command", "Learn output lengths from a history of requests."
+    ),
+    "iteration": CommandSpec(
+        "gpuplan.cli.iteration", "iteration_command", "Parameters for engines that batch by iteration."
+    ),
     "solve": CommandSpec("gpuplan.cli.solve", "solve_command", "Solve a problem file of plain numbers."),
     "verify": CommandSpec("gpuplan.cli.verify", "verify_command", "Recompute every number of a plan independently."),
     "export": CommandSpec("gpuplan.cli.export", "export_command", "Write a plan in the words of a runtime."),

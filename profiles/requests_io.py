@@ -33,7 +33,7 @@ _FORMATS: dict[str, tuple[Header, Read]] = {
 _MAGIC: Final = b"PAR1"
 
 
-def load_requests(path: str | Path, *, columns: Mapping[str, str] | None = None) -> RequestTable:
+def load_requests(path: str | Path, *, columns: Mapping[str, str] | None = None, outputs: bool = True) -> RequestTable:
     """Read a table of requests.
 
     Parameters
@@ -44,6 +44,8 @@ def load_requests(path: str | Path, *, columns: Mapping[str, str] | None = None)
     columns
         Our column name → the file's, where they differ: ``{"prompt_tokens": "n_in"}``. A time in milliseconds is
         mapped as ``arrival_ms``, ``slo_ms``, …
+    outputs
+        Whether output_tokens is required; without it a table of requests to predict has 0 each.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def load_requests(path: str | Path, *, columns: Mapping[str, str] | None = None)
         A Parquet file where the extra ``parquet`` is not installed.
     """
     source = str(path)
-    layout, mapping = map_columns(table_header(source), columns or {}, source)
+    layout, mapping = map_columns(table_header(source), columns or {}, source, outputs=outputs)
     values = read_columns(source, {column: _kind(name) for name, column in mapping.items()})
     try:
         return _table({name: values[column] for name, column in mapping.items()}, layout)
@@ -113,7 +115,9 @@ def _table(values: Mapping[str, ColumnArray], layout: str) -> RequestTable:
     size = len(values["prompt_tokens"])
     if not size:
         raise InputError("expected at least one request, got a header without rows")
-    columns: dict[str, Any] = {name: checked_tokens(values[name], name) for name in ("prompt_tokens", "output_tokens")}
+    columns: dict[str, Any] = {"prompt_tokens": checked_tokens(values["prompt_tokens"], "prompt_tokens")}
+    outputs = values.get("output_tokens", np.zeros(size))
+    columns["output_tokens"] = checked_tokens(outputs, "output_tokens")
     columns["id"] = values.get("id", np.arange(size))
     times = _times(values)
     for name in TIME_COLUMNS:

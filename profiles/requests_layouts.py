@@ -36,7 +36,9 @@ def layouts() -> tuple[Layout, ...]:
     )
 
 
-def map_columns(header: Sequence[str], chosen: Mapping[str, str], source: str) -> tuple[str, dict[str, str]]:
+def map_columns(
+    header: Sequence[str], chosen: Mapping[str, str], source: str, *, outputs: bool = True
+) -> tuple[str, dict[str, str]]:
     """Return the name of the layout and, for each of our columns present, the file's column.
 
     Parameters
@@ -45,6 +47,8 @@ def map_columns(header: Sequence[str], chosen: Mapping[str, str], source: str) -
         The file's columns.
     chosen
         Our name → the file's column, as a caller mapped them; they win over the layout.
+    outputs
+        Whether output_tokens is required.
 
     Raises
     ------
@@ -73,12 +77,12 @@ def map_columns(header: Sequence[str], chosen: Mapping[str, str], source: str) -
         mapping[name] = column
     if "output_tokens" not in mapping and "predicted_output_tokens" in mapping:
         mapping["output_tokens"] = mapping["predicted_output_tokens"]
-    _check(mapping, header, source)
+    _check(mapping, header, source, _REQUIRED if outputs else _REQUIRED[:1])
     return "gpuplan" if layout is None else layout.name, mapping
 
 
-def _check(mapping: Mapping[str, str], header: Sequence[str], source: str) -> None:
-    missing = [name for name in _REQUIRED if name not in mapping]
+def _check(mapping: Mapping[str, str], header: Sequence[str], source: str, required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in mapping]
     if missing:
         options = " ".join(f"--column {name}=COLUMN" for name in missing)
         raise InputError(

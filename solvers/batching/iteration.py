@@ -37,6 +37,7 @@ def iteration_parameters(
     context: Context = "mean",
     footprint: Footprint = "final",
     queue_order: QueueOrder | None = None,
+    most_tokens: int | None = None,
 ) -> IterationParameters:
     """Return the parameters to start an engine with.
 
@@ -59,6 +60,8 @@ def iteration_parameters(
         What requests hold when admission is decided: see `admission`.
     queue_order
         Instead of the best one.
+    most_tokens
+        Tokens of an iteration at most whatever the target, such as those whose activations there is room for.
 
     Raises
     ------
@@ -68,9 +71,9 @@ def iteration_parameters(
         One sequence alone misses the TPOT target, or overflows the KV cache more often than ε.
     """
     lengths = Lengths.of_points(requests.output_tokens) if lengths is None else lengths
-    _check(requests, lengths, tpot_s)
+    _check(requests, lengths, tpot_s, most_tokens)
     mean = mean_context(requests, lengths)
-    budget = _Budget(time, executor, tpot_s, mean, context)
+    budget = _Budget(time, executor, tpot_s, mean, context, most_tokens)
     admission = admission_limit(
         requests.prompt_tokens, lengths, executor.kv_tokens, epsilon, footprint=footprint, most=_most(executor)
     )
@@ -129,9 +132,18 @@ def mean_context(requests: Requests, lengths: Lengths) -> float:
 class _Budget:
     """Iterations of one executor under a TPOT target."""
 
-    def __init__(self, time: BatchTime, executor: Executor, tpot_s: float, mean: float, context: Context) -> None:
+    def __init__(
+        self,
+        time: BatchTime,
+        executor: Executor,
+        tpot_s: float,
+        mean: float,
+        context: Context,
+        most_tokens: int | None,
+    ) -> None:
         self.time, self.executor, self.tpot_s = time, executor, tpot_s
         self.mean, self.kind = mean, context
+        self.most_tokens = 2**62 if most_tokens is None else most_tokens
 
     def context(self, sequences: int) -> float:
         """Return what `sequences` attend to in all, never more than the KV cache holds."""
@@ -160,7 +172,7 @@ class _Budget:
         """
         kink = self.executor.kv_tokens / self.mean
         decoding = {m for m in (1, sequences, math.floor(kink), math.ceil(kink)) if 1 <= m <= sequences}
-        return min(m + self._prompts(m) for m in decoding)
+        return min(self.most_tokens, *(m + self._prompts(m) for m in decoding))
 
     def _prompts(self, sequences: int) -> int:
         """Return the most prompt tokens p ≥ 0 with step(n, c, p) ≤ TPOT, no more than the cache holds."""
@@ -197,7 +209,9 @@ def _most(executor: Executor) -> int:
     return min(max(4 * executor.max_batch, 4096), 1 << 16)
 
 
-def _check(requests: Requests, lengths: Lengths, tpot_s: float) -> None:
+def _check(requests: Requests, lengths: Lengths, tpot_s: float, most_tokens: int | None) -> None:
+    if most_tokens is not None and most_tokens < 1:
+        raise UsageError(f"expected at least one token an iteration, got {most_tokens}")
     if not (math.isfinite(tpot_s) and tpot_s > 0.0):
         raise UsageError(f"expected a TPOT target above 0 s, got {tpot_s}")
     if not len(requests):
