@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from gpuplan.topology.drawing_style import MUTED, ROLES, Palette, describe, label
@@ -308,7 +309,7 @@ class HostPicture:
         canvas.box(middle - room / 2.0, row - 7.0, room, 14.0, fill="#fbfcfd", stroke="none", radius=3.0)
         canvas.text(middle, row + 3.5, words, size=9.5, fill=stroke.colour, weight="600")
 
-    # ------------------------------------------------------------------------------------------------ PCIe tree and NICs
+    # ----------------------------------------------------------------------------------------------- PCIe tree and NICs
 
     def _tree_and_nics(self, canvas: Canvas, x: float, y: float) -> dict[str, tuple[float, float]]:
         places: dict[str, tuple[float, float]] = {
@@ -414,13 +415,13 @@ class HostPicture:
         if not between:
             return
         stroke = self.palette.of(between[0])
-        ordered = sorted((places[name][0] for name in sockets))
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        ordered = sorted(places[name][0] for name in sockets)
+        for a, b in pairwise(ordered):
             canvas.line((x + a, y + self.socket_y + 10), (x + b, y + self.socket_y + 10), stroke.colour, stroke.width,
                         describe(between[0]))  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- helpers
+# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _numbers(link: Link) -> tuple[str, str | None, float, float]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuplan.errors import UsageError
-from gpuplan.topology.graph import Link, Topology
 from gpuplan.topology.compact import CompactRoutes, CompactTable
+from gpuplan.topology.graph import Link, Topology
 from gpuplan.topology.paths import Adjacency, adjacency, shortest_from
 from gpuplan.topology.shortest import Matrix, rounded
 

@@ -44,8 +44,8 @@ def exchangeable_classes(
     Notes
     -----
     Up to 128 devices O(D² log D) a refinement round, then O(D) for each comparison with a class's first member. Above
-    that the tables within hosts and between route groups are compared, whose sizes hardly depend on D; there, devices of
-    two hosts that could only be swapped crosswise (the first of one with the second of the other) stay apart.
+    that the tables within hosts and between route groups are compared, whose sizes hardly depend on D; there, devices
+    of two hosts that could only be swapped crosswise (the first of one with the second of the other) stay apart.
     """
     router = router or Router(topology)
     names = [device.name for device in topology.devices]
