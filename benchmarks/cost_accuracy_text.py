@@ -30,8 +30,8 @@ so that each inner row is left out once. What it should have been is the row as 
 _ROOFLINE = """
 ## The roofline, before and after calibration
 
-Time of one decoder layer (the operators a table times) for batches of 1 to 128 at contexts of 256 to 4096 tokens (decode)
-and eight prompts of 256 to 4096 tokens in batches of 1 to 16 (prefill), as far as the tables reach.
+Time of one decoder layer (the operators a table times) for batches of 1 to 128 at contexts of 256 to 4096 tokens
+(decode) and eight prompts of 256 to 4096 tokens in batches of 1 to 16 (prefill), as far as the tables reach.
 
 * *before*: 0.8 of peak and bandwidth, 3 µs a kernel, for every device;
 * *shipped*: `profiles/data/efficiency.yaml`, calibrated on these tables (least mean absolute log error; every table

@@ -263,7 +263,7 @@ def _attention(bench: _Bench, model: ModelProfile, operator: Operator) -> Iterat
     prefill = [list(row) for row in bench.grow(powers(longest), lambda s: run(1, s, s, True))]
     yield from _some(operator, "prefill", ["prompt"], prefill)
     decode: list[list[float]] = []
-    contexts = [c for c in powers(bench.sweep.max_context) if c >= 16] or [bench.sweep.max_context]
+    contexts = [c for c in powers(bench.sweep.max_context) if c == 1 or c >= 16]
     for batch in powers(bench.sweep.max_batch):
         decode += [[batch, c, t] for c, t in bench.grow(contexts, lambda c, b=batch: run(b, 1, c, False))]  # type: ignore[misc]
     yield from _some(operator, "decode", ["batch", "context"], decode)

@@ -217,6 +217,9 @@ def check_passes(
         last = [o for o in operators if o["name"] in covers and o.get("tokens", "all") == "last"]
         total = b if last and len(covers) == 1 else b * s
         axes = parts[0]["axes"]
+        if any(p["axes"] != axes or len(p["at"]) != len(axes) for p in parts):
+            ledger.add(place, f"times {'+'.join(covers)} along different axes in one pass")
+            continue
         if "prompt" in axes:
             sequences = b if "batch" in axes else 1
             done = [(p["count"] * sequences, dict(zip(p["axes"], p["at"], strict=False))) for p in parts]

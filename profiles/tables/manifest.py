@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +56,9 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        # JSON by its own rules: YAML 1.1 takes 1e-06 for text.
+        document = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise InputError("there is no such file; check the name", source=str(path)) from None
     except (OSError, UnicodeDecodeError):
@@ -63,7 +66,9 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}" if mark is not None else None
-        raise InputError("expected YAML, got text that breaks off or strays", source=str(path), place=place) from None
+        raise InputError(
+            "expected YAML or JSON, got text that breaks off or strays", source=str(path), place=place
+        ) from None
     if not isinstance(document, Mapping):
         raise InputError("expected a mapping of keys to values", source=str(path), place="$")
     return document

@@ -69,7 +69,9 @@ class Stopwatch:
         steps = slow * np.arange(1.0, model.num_layers + 1)
         return LayerTimes(100 * steps, steps, ("analytic",) * model.num_layers)
 
-    def to_inputs(self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None) -> dict[str, Any]:
+    def to_inputs(
+        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+    ) -> dict[str, Any]:
         """Return nothing: not asked here."""
         return {}
 

@@ -120,13 +120,19 @@ DATA_DEFECTS: dict[str, tuple[str | bytes, str]] = {
     "binary": (b"\xff\xfe\x00", "expected a UTF-8 text file"),
     "a row too short": ("kernel,tokens,time_us\nqkv_proj,1\n", "row 2: expected 3 cells as in the header, got 2"),
     "a column twice": ("kernel,kernel,time_us\na,b,1\n", "row 1: expected every column once, got 'kernel' twice"),
-    "no time": ("kernel,tokens,time_us\nqkv_proj,1,\n", "row 2, time_us: expected a finite number .* got an empty cell"),
+    "no time": (
+        "kernel,tokens,time_us\nqkv_proj,1,\n",
+        "row 2, time_us: expected a finite number .* got an empty cell",
+    ),
     "text for a time": ("kernel,tokens,time_us\nqkv_proj,1,fast\n", "row 2, time_us: .* got 'fast'"),
     "NaN": ("kernel,tokens,time_us\nqkv_proj,1,nan\n", "row 2, time_us: expected a finite number"),
     "a negative time": ("kernel,tokens,time_us\nqkv_proj,1,-3\n", "row 2, time_us: expected a finite number"),
     "a negative size": ("kernel,tokens,time_us\nqkv_proj,-1,3\n", "row 2, tokens: expected a finite number"),
     "no operator": ("kernel,tokens,time_us\n,1,3\n", "row 2, kernel: expected the name of an operator"),
-    "an unknown pass": ("kernel,phase,tokens,time_us\nqkv_proj,warmup,1,3\n", "row 2, phase: expected prefill, decode or"),
+    "an unknown pass": (
+        "kernel,phase,tokens,time_us\nqkv_proj,warmup,1,3\n",
+        "row 2, phase: expected prefill, decode or",
+    ),
     "no size": ("kernel,tokens,time_us\nqkv_proj,,3\n", "row 2: expected a number in at least one of the columns"),
 }
 
@@ -142,11 +148,12 @@ def test_malformed_data_say_where(write: Write, defect: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.yaml", "schema: [", "line 1: expected YAML"),
+        ("x.yaml", "schema: [", "line 1: expected YAML or JSON"),
         ("x.yaml", "- 1\n", "expected a mapping of keys"),
         ("x.yaml", "schema: gpuplan/topology/1\n", "expected the schema"),
         ("x.csv", "a,b\n1,2\n", "got none of them"),
         ("x.json", "{}", "expected the schema"),
+        ("x.json", "{", "expected YAML or JSON"),
     ],
 )
 def test_other_files_are_no_cost_source(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -197,7 +197,7 @@ def test_an_unknown_device_or_model_is_asked_for(tmp_path: Path) -> None:
 def test_distserve_entries_are_three_numbers(tmp_path: Path) -> None:
     """Two coefficients where three belong, with the path."""
     names = ("prefill", "decoding_smallbs", "decoding_largebs")
-    entry = json.dumps({"decoding_large_small_bs_threshold": 95} | dict.fromkeys(names, [1, 2]))
+    entry = json.dumps({"decoding_large_small_bs_threshold": 95, **{name: [1, 2] for name in names}})
     path = (
         files(tmp_path, **{"profiler-a100-80g__x__json": f'{{"opt-13b": {{"1": {entry}}}}}'})
         / "profiler-a100-80g.x.json"

@@ -91,7 +91,9 @@ def test_a_smoothed_row_is_not_called_measured() -> None:
 
 def test_two_axes_are_bilinear() -> None:
     """Batch 1-3 × context 0-10 with t = b·(1 + c): at (2, 5) a quarter of each of 1, 11, 3, 33 = 12."""
-    grid = series_from_rows(["x"], "decode", ["batch", "context"], [(b, c, b * (1.0 + c)) for b in (1, 3) for c in (0, 10)])
+    grid = series_from_rows(
+        ["x"], "decode", ["batch", "context"], [(b, c, b * (1.0 + c)) for b in (1, 3) for c in (0, 10)]
+    )
     found = look_up(grid, (2, 5))
     assert found is not None
     assert found.seconds == pytest.approx(12.0)
@@ -134,7 +136,9 @@ TIMES = st.lists(st.floats(1e-6, 1.0), min_size=9, max_size=9)
 def test_lookups_never_fall_as_sizes_grow(times: list[float], b: float, c: float, more_b: float, more_c: float) -> None:
     """Whatever was measured on a full grid: a larger batch and context never takes less."""
     points = [(i, j) for i in (1, 2, 3) for j in (1, 2, 3)]
-    series = series_from_rows(["x"], "decode", ["batch", "context"], [(*p, t) for p, t in zip(points, times, strict=True)])
+    series = series_from_rows(
+        ["x"], "decode", ["batch", "context"], [(*p, t) for p, t in zip(points, times, strict=True)]
+    )
     here = look_up(series, (b, c))
     there = look_up(series, (min(3.0, b + more_b), min(3.0, c + more_c)))
     assert here is not None
