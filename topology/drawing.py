@@ -30,8 +30,8 @@ def draw(topology: Topology) -> str:
 
     Hosts are boxes with their devices, NVSwitches, PCIe switches, sockets and NICs; links are coloured by bandwidth,
     and a legend names every kind. Links between PCIe devices that nest (all pairs under a switch, then between
-    switches) are drawn as bars, a device's links to NICs only where they are its fastest. More than 16 hosts are drawn once for
-    each design, with their number.
+    switches) are drawn as bars, a device's links to NICs only where they are its fastest. More than 16 hosts are drawn
+    once for each design, with their number.
     """
     return _Page(topology).render()
 

@@ -88,6 +88,9 @@ def _read_row(
     place = f"line {line}"
     if not row["index"].isdigit():
         raise InputError(f"expected a GPU index, got {row['index']!r}", source=source, place=place)
+    if re.search(r"\bMIG\b", row["name"]):
+        message = f"{row['name']!r} is a slice of a GPU; describe it under 'kinds' of a gpuplan YAML file"
+        raise InputError(message, source=source, place=place)
     try:
         kind = catalog.kind(row["name"])
     except UsageError as error:
