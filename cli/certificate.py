@@ -66,7 +66,8 @@ def certificate(result: Result[Any], objective: str, *, what: str = "map", stopp
     line = Text.assemble((f"{mark} {claim}", colour))
     if stopped:
         line.append(f"\n  stopped by {stopped}: this is the best {what} found until then")
-    return line.append(f"\n  {', '.join(_facts(result))}", "dim")
+    facts = [", ".join(_facts(result)), *result.report.notes]
+    return line.append("".join(f"\n  {fact}" for fact in facts), "dim")
 
 
 def proven_claim(result: Result[Any], objective: str, what: str) -> str:

@@ -131,6 +131,7 @@ def write_stats(path: str | None, search: Search, command: str, extra: Mapping[s
 
 
 def show_notes(search: Search, output: Output) -> None:
-    """Tell what the solver remarked."""
-    for note in search.result.report.notes:
-        output.note(note)
+    """Tell what the solver remarked, unless the certificate below a plan says it."""
+    if search.result.plan is None:
+        for note in search.result.report.notes:
+            output.note(note)

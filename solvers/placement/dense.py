@@ -128,7 +128,8 @@ def _choice(session: Session) -> str:
     if not session.engines:
         return "auto searched nothing: one-stage plans decide"
     size = "few enough for a plain search" if session.engines == {"dp"} else "too many for a plain search"
-    return f"auto picked {picked}: {devices} devices in {classes} classes of exchangeable ones, {size}"
+    kinds = "1 class" if classes == 1 else f"{classes} classes"
+    return f"auto picked {picked}: {devices} devices in {kinds} of exchangeable ones, {size}"
 
 
 def to_result(
