@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gpuplan.profiles.cost_sources import load_costs
 from gpuplan.profiles.costs import CostProfile, LayerTimes
+from gpuplan.profiles.fitted import FittedCosts
 from gpuplan.profiles.huggingface import model_from_config
 from gpuplan.profiles.memory import MemoryUse, kv_bytes_per_token, stage_memory, workspace_bytes
 from gpuplan.profiles.model import KvState, Layer, ModelProfile, Operator
@@ -20,12 +22,14 @@ from gpuplan.profiles.problems import (
 from gpuplan.profiles.problems.build import PlacementProblem
 from gpuplan.profiles.problems.objectives import parse_balance
 from gpuplan.profiles.roofline import AnalyticCosts
+from gpuplan.profiles.tables import TableCosts
 from gpuplan.profiles.workload import Workload
 
 __all__ = [
     "AnalyticCosts",
     "CostProfile",
     "DensePlacement",
+    "FittedCosts",
     "HopTable",
     "KvState",
     "Layer",
@@ -35,10 +39,12 @@ __all__ = [
     "Objective",
     "Operator",
     "PlacementProblem",
+    "TableCosts",
     "Timing",
     "Workload",
     "kv_bytes_per_token",
     "list_models",
+    "load_costs",
     "load_model",
     "load_problem",
     "model_from_config",
