@@ -144,7 +144,8 @@ def _ids(column: ColumnArray) -> IdArray:
     row = first_repeated(ids)
     if row is not None:
         raise InputError(
-            f"expected distinct ids, got {ids.tolist()[row]!r} again; predict every request once", place=f"row {row + 1}"
+            f"expected distinct ids, got {ids.tolist()[row]!r} again; predict every request once",
+            place=f"row {row + 1}",
         )
     return ids
 
