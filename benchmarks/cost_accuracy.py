@@ -170,7 +170,8 @@ def held_out(series: Series, fold: int, folds: int = 5) -> FloatArray:
 
 
 def _edges(points: FloatArray) -> NDArray[np.bool_]:
-    return np.asarray(((points == points.min(axis=0)) | (points == points.max(axis=0))).any(axis=1))
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.asarray((((points == low) | (points == high)) & (low < high)).any(axis=1))
 
 
 # The roofline
