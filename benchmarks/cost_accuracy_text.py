@@ -92,8 +92,8 @@ def report(tables: Tables, rows: Sequence[Measured]) -> str:
 
 def _summary(rows: Sequence[Measured]) -> Iterator[str]:
     """Yield the figures for A100 and H100 against the aim."""
-    yield "\nThe roofline's aim on A100 and H100 is a median error under 20 % (decode) and 25 % (prefill). With the shipped"
-    yield "\nfactors it is\n\n| device | prefill | decode |\n| --- | --- | --- |\n"
+    yield "\nThe roofline's aim on A100 and H100 is a median error under 20 % (decode) and 25 % (prefill). With the"
+    yield "\nshipped factors it is\n\n| device | prefill | decode |\n| --- | --- | --- |\n"
     for kind in ("a100-sxm4-80gb", "a100-sxm4-40gb", "h100-sxm5-80gb"):
         own = [row for row in rows if row.kind.name == kind]
         if own:
