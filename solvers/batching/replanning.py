@@ -24,6 +24,8 @@ from gpuplan.solvers.batching.heuristics.bands import Bands
 
 #: Moves between two looks at the clock.
 _CHUNK: Final = 64
+#: Bands tried, in multiples of 1.4·√(N/B), and the rank's share in where they are cut; the best first by experience.
+_BANDS: Final = ((2, 0.5), (4, 0.0), (3, 0.0), (2, 0.0), (1, 0.5))
 #: A hard deadline missed costs this times all the rest, once and for each second.
 _HARD: Final = 1e3
 
@@ -111,7 +113,7 @@ class Replanner:
     def _orders(self, warm: FloatArray | None) -> Iterator[tuple[str, IntArray, int, int]]:
         kinds = sorted({(e.max_batch, e.kv_tokens) for e in self.moment.executors}, reverse=True)[:2]
         bands = Bands(self.prompt, self.output)
-        middle = max(2, round(1.4 * (self.n / kinds[0][0]) ** 0.5))
+        root = max(1, round(1.4 * (self.n / kinds[0][0]) ** 0.5))
         for limit, capacity in kinds:
             if warm is not None and np.isfinite(warm).any():
                 yield "last plan", self._warm_order(warm), limit, capacity
@@ -120,8 +122,9 @@ class Replanner:
                 due = self.moment.requests.deadline_s
                 yield "by deadline", np.lexsort((self.output, due)).astype(np.int64), limit, capacity
                 yield "in deadline blocks", self._blocks(limit), limit, capacity
-            for count in (middle, 2 * middle, max(1, middle // 2)):
-                yield f"{count} bands", bands.order(min(count, self.n), 0.5), limit, capacity
+            for factor, share in _BANDS:
+                count = min(factor * root, self.n)
+                yield f"{count} bands", bands.order(count, share), limit, capacity
             if bool((self.moment.requests.weight != self.moment.requests.weight[0]).any()):
                 yield "by weight", self._by_weight(), limit, capacity
 
