@@ -44,7 +44,9 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, seconds: f
     started = time.perf_counter()
     refused = dp.supports(problem)
     if refused is None:
-        return _named(dp.solve(problem, limits, seed), started, "dp: one length key, contiguous batches are optimal")
+        result = dp.solve(problem, limits, seed)
+        if result.status in ("optimal", "infeasible"):
+            return _named(result, started, "dp: one length key, contiguous batches are optimal")
     few = FEW if problem.num_executors == 1 else FEW_SEVERAL
     if problem.num_requests <= min(few, subset_dp.most_requests(problem)):
         result = subset_dp.solve(problem, limits, seed)

@@ -28,9 +28,16 @@ def one_key(lengths: np.ndarray, *, padding: float = 0.0, limit: int = 32, capac
 def check(oracle: ModuleType, problem: BatchingProblem) -> None:
     """Compare with brute force."""
     best, result = oracle.brute_force(problem), dp.solve(problem, Limits())
-    if best == math.inf:
-        assert result.status == "infeasible"
+    if result.plan is None:
+        assert problem.hard
         assert "cannot all meet their deadlines" in result.reasons[0]
+        assert best == math.inf or result.status == "no_solution"
+        return
+    if result.status == "feasible":
+        assert problem.hard
+        assert result.bound is not None
+        assert isinstance(result.objective, float)
+        assert result.bound <= best <= result.objective * (1 + 1e-9)
         return
     assert result.status == "optimal"
     assert result.objective == pytest.approx(best, rel=1e-9, abs=1e-12)
@@ -60,6 +67,31 @@ def test_equals_brute_force_on_two_thousand(batching_oracle: ModuleType) -> None
     for seed in range(300, 1_300):
         for family in families:
             check(batching_oracle, batching_oracle.draw(family, seed))
+
+
+def test_agreeable_deadlines_need_batch_times_that_ignore_size(batching_oracle: ModuleType) -> None:
+    """Keys 1, 6×4, 10, P = 10 + b·key, deadlines 30 and 64: {1, 10}, {6, 6, 6, 6} holds, no contiguous plan does."""
+    # {1, 10} ends at 10 + 2·10 = 30, {6, 6, 6, 6} 10 + 4·6 = 34 later. Contiguous, 1 must end by 30, so at most two 6
+    # join it: {1} | {6×4} | {10} ends at 11 + 34 + 20 = 65, {1, 6, 6} | {6, 6, 10} at 28 + 40 = 68, the others later.
+    requests = Requests.of([1, 6, 6, 6, 6, 10], [1] * 6, deadline_s=[30, 64, 64, 64, 64, 64])
+    problem = BatchingProblem(
+        requests, (Executor("e0", 1e6, 6),), BatchTime(10, 1), BatchObjective(0, 1, deadlines="hard")
+    )
+    assert batching_oracle.brute_force(problem) == pytest.approx(64.0)
+    assert dp.solve(problem, Limits()).status == "no_solution"
+    assert solve_batching(problem).objective == pytest.approx(64.0)
+
+
+def test_agreeable_deadlines_are_exact_where_size_costs_nothing(batching_oracle: ModuleType) -> None:
+    """Fixed and step times alone: optimum and infeasibility are those of brute force."""
+    family = batching_oracle.Family(one_key=True, due="agreeable", padding=False)
+    for seed in range(400):
+        drawn = batching_oracle.draw(family, seed)
+        problem = drawn.replace(time=BatchTime(drawn.time.prefill_fixed_s, 0, drawn.time.step_fixed_s + 0.1))
+        if dp.supports(problem) is None:
+            best, result = batching_oracle.brute_force(problem), dp.solve(problem, Limits())
+            assert result.status == ("infeasible" if best == math.inf else "optimal")
+            assert best == math.inf or result.objective == pytest.approx(best, rel=1e-9)
 
 
 def test_queue_equals_window_when_limits_bind() -> None:

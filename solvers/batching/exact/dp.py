@@ -9,10 +9,15 @@ size·key ≤ capacity still hold. ∎  Prompts and outputs that sort alike are 
 
 Its scope, and what is refused: one executor, equal arrivals, objective makespan and padding. Not with two keys that
 disagree, weights on latency (contiguous batches, but in Smith order; a prefix programme is wrong), soft deadlines, or
-hard deadlines that do not rise with length. Hard deadlines that do rise with length, makespan alone: the same proof
-with the least deadline of each batch, and earliest finishes f[j] that respect it.
+hard deadlines that do not rise with length.
 
     f[j] = min over b ≤ room_j of f[j−b] + cost(b, S_j, O_j)          f: least cost of the j shortest requests
+
+Hard deadlines that rise with length, makespan alone: f[j] is the earliest finish that keeps them. When the batch time
+does not depend on the size, swapping two neighbours that run in the wrong order (see the docs) makes any plan
+contiguous, so this is exact. When it does, it need not be: keys 1, 6, 6, 6, 6, 10 with P = 10 + b·key and deadlines 30
+for the first and 64 for the rest hold as {1, 10}, {6, 6, 6, 6} and in no contiguous plan. Then the optimum without
+deadlines is the bound, meeting it is the proof, and failing is no proof of infeasibility.
 
 `each` (cost per request) rises and windows shrink along the order, so the choices of b are Monge: O(N log B).
 """
@@ -26,7 +31,7 @@ import numpy as np
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray, IntArray
-from gpuplan.solvers.batching.answer import answer, infeasible
+from gpuplan.solvers.batching.answer import answer, infeasible, no_solution
 from gpuplan.solvers.batching.exact import loops
 from gpuplan.solvers.batching.exact.additive import Additive, additive, deadlines_count, why_not_additive
 from gpuplan.solvers.batching.exact.speed import PLAIN_STEPS, fast
@@ -59,8 +64,17 @@ def _deadlines(problem: BatchingProblem) -> FloatArray | None:
 
 def supports(problem: BatchingProblem) -> str | None:
     """Return why the theorem does not cover `problem`, with the mend, or None."""
+    if why_not_additive(problem) is None and _constant(problem):
+        return None  # no need to sort
     answered = _order(problem)
     return answered if isinstance(answered, str) else None
+
+
+def _constant(problem: BatchingProblem) -> bool:
+    """Whether prompts, or outputs, are all alike: one key, whatever the other."""
+    requests = problem.requests
+    columns = (requests.prompt_tokens, requests.output_tokens)
+    return any(len(column) == 0 or bool((column == column[0]).all()) for column in columns)
 
 
 def _order(problem: BatchingProblem) -> IntArray | str:
@@ -98,7 +112,8 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
     Returns
     -------
     Result
-        ``optimal``; or ``infeasible``, with the first requests by length whose deadlines cannot all hold.
+        ``optimal``. With deadlines also ``feasible``, ``infeasible`` with the first requests by length whose deadlines
+        cannot all hold, or ``no_solution`` where contiguous batches fail and the theorem does not cover the problem.
 
     Raises
     ------
@@ -113,20 +128,63 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
     order = _order(problem)
     if isinstance(order, str):
         raise UnsupportedError(f"solver {NAME} cannot take this problem: {order}")
-    form, deadline = additive(problem), _deadlines(problem)
+    form = additive(problem)
     n = len(order)
     f, back = np.empty(n + 1), np.zeros(n + 1, dtype=np.int64)
-    if deadline is None:
-        contiguous(form, order, f, back)
-    else:
-        _with_deadlines(problem, form, order, f, back)
-        if not np.isfinite(f[n]):
-            return infeasible(problem, (_shortage(problem, form, order, f),), solver=NAME, started=started, seed=seed)
-    solution = cut(problem, order, back)
+    contiguous(form, order, f, back)
+    if _deadlines(problem) is not None:
+        return _solve_late(problem, form, order, float(f[n]) + form.constant, started, seed)
     notes = ("one length key: contiguous batches in sorted order are optimal",)
     return answer(
-        problem, solution, solver=NAME, started=started, seed=seed, work=n, bound_kind="exact", proven=True, notes=notes
+        problem,
+        cut(problem, order, back),
+        solver=NAME,
+        started=started,
+        seed=seed,
+        work=n,
+        bound_kind="exact",
+        proven=True,
+        notes=notes,
     )
+
+
+def _solve_late(
+    problem: BatchingProblem, form: Additive, order: IntArray, bound: float, started: float, seed: int
+) -> Result[BatchSolution]:
+    """Solve with hard deadlines that rise with length; `bound` is the optimum without them."""
+    n = len(order)
+    f, back = np.empty(n + 1), np.zeros(n + 1, dtype=np.int64)
+    _with_deadlines(problem, form, order, f, back)
+    exact = form_ignores_size(problem)
+    if not np.isfinite(f[n]):
+        told = _shortage(problem, form, order, f)
+        if exact:
+            return infeasible(problem, (told,), solver=NAME, started=started, seed=seed)
+        told = (
+            f"no plan of contiguous batches keeps the hard deadlines ({told}); another method may: use auto or cp-sat"
+        )
+        return no_solution(problem, solver=NAME, started=started, seed=seed, bound=bound, reasons=(told,))
+    notes = (
+        "deadlines rise with length: contiguous batches, " + ("exact" if exact else "exact when the bound is met"),
+    )
+    return answer(
+        problem,
+        cut(problem, order, back),
+        solver=NAME,
+        started=started,
+        seed=seed,
+        work=n,
+        bound=bound * (1.0 - 1e-13),
+        bound_kind="exact" if exact else "optimum without deadlines",
+        proven=exact,
+        notes=notes,
+    )
+
+
+def form_ignores_size(problem: BatchingProblem) -> bool:
+    """Whether a batch of many requests takes no longer than one of few with the same largest lengths."""
+    t = problem.time
+    return t.prefill_s_per_token == t.step_s_per_sequence == t.step_s_per_context_token == 0.0
 
 
 def contiguous(form: Additive, order: IntArray, f: FloatArray, back: IntArray) -> None:

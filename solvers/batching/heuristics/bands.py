@@ -42,11 +42,14 @@ class Cut:
         return np.split(self.order, np.cumsum(self.sizes())[:-1]) if len(self.order) else []
 
 
-def cut(form: Additive, order: IntArray, rate: FloatArray | None = None) -> Cut:
-    """Cut an order into batches, at the least cost that contiguous batches have; `rate` as in `loops.ordered`."""
+def cut(form: Additive, order: IntArray, rate: FloatArray | None = None, *, times: int = 1) -> Cut:
+    """Cut an order into batches, at the least cost that contiguous batches have.
+
+    `rate` as in `loops.ordered`; `times` says how many such cuts there will be (many are worth compiled code).
+    """
     n = len(order)
     f, back = np.empty(n + 1), np.zeros(n + 1, dtype=np.int64)
-    run = fast(loops.ordered, n * form.limit)
+    run = fast(loops.ordered, n * form.limit * times)
     rates = np.ones(n) if rate is None else rate
     run(form.prompt[order], form.output[order], rates, form.k, form.capacity, form.limit, f, back)
     return Cut(order, back, float(f[n]))
@@ -86,7 +89,7 @@ def search(form: Additive, budget: Budget, *, rate: FloatArray | None = None, tr
         nonlocal best
         key = (max(1, min(count, len(form.prompt))), share)
         if key not in seen and (best is None or (len(seen) < tries and not budget.exhausted())):
-            trial = cut(form, bands.order(*key), rate)
+            trial = cut(form, bands.order(*key), rate, times=tries)
             budget.spend(len(trial.order))
             seen[key] = trial.cost
             if best is None or trial.cost < best.cost:

@@ -14,6 +14,7 @@ from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray, IntA
 from gpuplan.solvers.batching.exact import loops
 from gpuplan.solvers.batching.exact.additive import coefficients
 from gpuplan.solvers.batching.exact.speed import fast
+from gpuplan.solvers.batching.heuristics.bands import Bands
 
 Groups = list[list[IntArray]]
 #: Waiting requests a decision looks at.
@@ -137,11 +138,11 @@ def _dispatch(
     return batches
 
 
-def deadline_cut(problem: BatchingProblem, order: IntArray) -> list[IntArray] | None:
+def deadline_cut(problem: BatchingProblem, order: IntArray, *, times: int = 1) -> list[IntArray] | None:
     """Return the contiguous batches of `order` that finish first with all deadlines kept on executor 0, or None."""
     executor, requests, n = problem.executors[0], problem.requests, len(order)
     f, back = np.empty(n + 1), np.zeros(n + 1, dtype=np.int64)
-    fast(loops.ordered_late, n * executor.max_batch)(
+    fast(loops.ordered_late, n * executor.max_batch * times)(
         requests.prompt_tokens[order],
         requests.output_tokens[order],
         requests.deadline_s[order],
@@ -159,10 +160,19 @@ def deadline_cut(problem: BatchingProblem, order: IntArray) -> list[IntArray] | 
     return np.split(order, np.cumsum(sizes[first:])[:-1])
 
 
-def deadline_blocks(problem: BatchingProblem, blocks: int) -> IntArray:
-    """Return the rows by deadline in `blocks` of alike deadlines, by output and prompt within each."""
+def deadline_blocks(problem: BatchingProblem, blocks: int, urgent: float = 1.0) -> IntArray:
+    """Return the rows by deadline in `blocks` of alike deadlines, by output and prompt within each.
+
+    Only the `urgent` share with the earliest deadlines is blocked; the others follow in one band order.
+    """
     requests, n = problem.requests, problem.num_requests
-    rank = np.empty(n, dtype=np.int64)
-    rank[np.argsort(requests.deadline_s, kind="stable")] = np.arange(n)
-    block = rank * blocks // max(n, 1)
-    return np.lexsort((requests.prompt_tokens, requests.output_tokens, block)).astype(np.int64)
+    by_deadline = np.argsort(requests.deadline_s, kind="stable").astype(np.int64)
+    first = by_deadline[: max(1, round(urgent * n))]
+    block = np.arange(len(first)) * blocks // len(first)
+    head = first[np.lexsort((requests.prompt_tokens[first], requests.output_tokens[first], block))]
+    rest = by_deadline[len(first) :]
+    if not len(rest):
+        return head
+    bands = Bands(requests.prompt_tokens[rest], requests.output_tokens[rest])
+    count = max(1, round(1.4 * (len(rest) / int(problem.max_batch.max())) ** 0.5))
+    return np.concatenate([head, rest[bands.order(count, 0.5)]])

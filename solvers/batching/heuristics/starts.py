@@ -21,6 +21,8 @@ from gpuplan.solvers.limits import Budget
 _MANY = 200_000
 #: Up to this many, orders that seldom win are tried as well.
 _FEW = 5_000
+#: Shares of the requests that run by deadline, the rest by likeness.
+_URGENT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1, 0.05, 0.02)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,12 +89,13 @@ def _in_time(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
 
 def _by_deadline(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
     if problem.num_executors == 1:
-        blocks = 1
-        while blocks <= min(problem.num_requests, 512):
-            batches = deadline_cut(problem, deadline_blocks(problem, blocks))
-            if batches is not None:
-                yield f"{blocks} deadline blocks", [batches]
-            blocks *= 2
+        for urgent in _URGENT:
+            for blocks in (1, 2, 4, 8, 16, 32, 64):
+                if blocks <= max(1, round(urgent * problem.num_requests)):
+                    order = deadline_blocks(problem, blocks, urgent)
+                    batches = deadline_cut(problem, order, times=7 * len(_URGENT))
+                    if batches is not None:
+                        yield f"{blocks} deadline blocks of the first {urgent:.0%}", [batches]
     yield "dispatch by deadline", dispatch(problem, problem.requests.deadline_s, front=True)
 
 
