@@ -18,6 +18,8 @@ Report = Mapping[str, Any]
 
 #: A matrix wider than this is left out.
 MATRIX_WIDTH = 80
+#: Of more islands or classes than this only the first are named.
+MOST_GROUPS = 16
 
 
 def topology_view(name: str, report: Report) -> list[RenderableType]:
@@ -91,12 +93,16 @@ def link_table(pairs: Sequence[Report]) -> Table:
 
 
 def _groups(report: Report) -> list[str]:
+    islands = report["islands"]
     lines = [
-        f"island {island['name']} ({island['kind']}): {span(island['devices'])}" for island in report["islands"]
+        f"island {island['name']} ({island['kind']}): {span(island['devices'])}" for island in islands[:MOST_GROUPS]
     ]
+    if len(islands) > MOST_GROUPS:
+        lines.append(f"… {len(islands) - MOST_GROUPS} more islands")
     classes = [group for group in report["classes"] if len(group) > 1]
     if classes:
-        lines.append("exchangeable: " + " · ".join(span(group) for group in classes))
+        more = f" · … {len(classes) - MOST_GROUPS} more" if len(classes) > MOST_GROUPS else ""
+        lines.append("exchangeable: " + " · ".join(span(group) for group in classes[:MOST_GROUPS]) + more)
     return lines
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -144,3 +146,14 @@ def test_drawing_is_fast_for_many_devices(tmp_path: Path, write: Callable[[str, 
     picture = draw(load_topology(path))
     assert len(picture) < 100_000
     assert re.search(r"host0 × 512", picture)
+
+
+def test_the_command_writes_the_picture(tmp_path: Path) -> None:
+    """`gpuplan topology draw CLUSTER -o FILE.svg`; another ending is a usage error."""
+    command = [sys.executable, "-m", "gpuplan", "topology", "draw", "dgx-h100", "-o"]
+    done = subprocess.run([*command, str(tmp_path / "t.svg")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t.svg").read_text(encoding="utf-8") == draw(load_topology("dgx-h100"))
+    done = subprocess.run([*command, str(tmp_path / "t.png")], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "ends in .svg" in done.stderr
