@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,8 @@ class Record:
         value = self._values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise self.error(f"expected a finite number of at least 0, got {describe(value)}", key)
+        if value > sys.float_info.max:
+            raise self.error("expected a finite number of at least 0, got one too large for a double", key)
         return float(value)
 
     def optional_number(self, key: str) -> float | None:

@@ -33,7 +33,9 @@ def smooth_monotone(points: FloatArray, seconds: FloatArray, axes: Sequence[int]
     if all(_rises(seconds, along) for _, along in lines):
         return seconds
     floor = float(seconds[seconds > 0.0].min(initial=np.inf))
-    weights = 1.0 / np.square(np.maximum(seconds, floor if np.isfinite(floor) else 1.0))
+    smallest = floor if np.isfinite(floor) else 1.0
+    # 1/t² up to a factor, held above what a double can still tell from nothing.
+    weights = np.maximum(np.square(smallest / np.maximum(seconds, smallest)), 1e-24)
     result = _dykstra(seconds, weights, [along for _, along in lines])
     for _ in range(len(lines)):
         for _, along in lines:

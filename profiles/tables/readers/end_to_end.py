@@ -135,7 +135,7 @@ def _distserve_fit(path: Path, model: str, degree: str, entry: Any, kind: str) -
 
 def _numbers(value: Any, source: str, place: str) -> tuple[float, float, float]:
     good = isinstance(value, list) and len(value) == 3
-    if not good or not all(isinstance(x, int | float) and not isinstance(x, bool) and np.isfinite(x) for x in value):
+    if not good or not all(type(x) in (int, float) and abs(x) < 1e15 for x in value):
         raise InputError("expected three finite numbers", source=source, place=place)
     return _MS * value[0], _MS * value[1], _MS * value[2]
 
