@@ -126,26 +126,27 @@ def _link(
         usual = capacity is not None and 0.0 <= capacity < float("inf") and None not in pair
         if usual and pair[0] != pair[1]:
             return pair, capacity  # type: ignore[return-value]
-    _refuse_link(root, item, index, senders, receivers)
+    raise _link_error(root, item, index, senders, receivers)
 
 
 def _known(numbers: Mapping[str, int], name: Any) -> int | None:
     return numbers.get(name) if isinstance(name, str) else None
 
 
-def _refuse_link(
+def _link_error(
     root: Fields, item: Any, index: int, senders: Mapping[str, int], receivers: Mapping[str, int]
-) -> NoReturn:
-    """Say what is wrong with a link that is not as usual."""
+) -> InputError:
+    """Return what is wrong with a link that is not as usual."""
     fields = Fields(item, place=f"$.links[{index}]", source=root.source, keys=_LINK_KEYS)
     for key, known, word in (("from", senders, SOURCE), ("to", receivers, SINK)):
         name = fields.text(key)
         if name not in known:
             fields.fail(f"expected a node or {word!r}, got {show(name)}", at=f".{key}")
     fields.number("capacity_tokens_per_s")
-    if fields.text("from") == SOURCE:
-        fields.fail(f"expected a link from {SOURCE!r} to a node, got one to {SINK!r}; remove it")
-    fields.fail(f"expected a link between two different nodes, got {show(fields.text('from'))} twice; remove it")
+    sender = fields.text("from")
+    ends = f"one from {SOURCE!r} to {SINK!r}" if sender == SOURCE else f"one from {sender!r} to itself"
+    message = f"expected a link between two nodes, or a node and one end, got {ends}; remove it"
+    return InputError(message, source=root.source, place=fields.place)
 
 
 def _fail_link(root: Fields, index: int, message: str) -> NoReturn:
@@ -172,8 +173,7 @@ def flow_to_dict(problem: FlowProblem) -> dict[str, Any]:
             kind: row.tolist() for kind, row in zip(kinds, problem.throughput_tokens_per_s, strict=True)
         },
         "nodes": [
-            {"name": name, "kind": kinds[kind]}
-            for name, kind in zip(names, problem.node_kinds.tolist(), strict=True)
+            {"name": name, "kind": kinds[kind]} for name, kind in zip(names, problem.node_kinds.tolist(), strict=True)
         ],
         "links": _link_list(problem),
         "max_hops": problem.max_hops,

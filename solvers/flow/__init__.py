@@ -1,0 +1,7 @@
+"""Flow placement: which layers each node of a heterogeneous cluster holds, so that most tokens/s flow through it."""
+
+from __future__ import annotations
+
+from gpuplan.solvers.flow.search import FLOW_SOLVERS, solve_flow
+
+__all__ = ["FLOW_SOLVERS", "solve_flow"]

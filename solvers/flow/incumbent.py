@@ -1,0 +1,110 @@
+"""The best placement so far and the bound so far, shared by the steps of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gpuplan.plans.flow_solution import FlowSolution, NodeRange
+from gpuplan.profiles.problems.flow import FlowProblem
+from gpuplan.solvers.flow.instance import Instance
+from gpuplan.solvers.flow.labels import Range
+from gpuplan.solvers.flow.maxflow import depth, evaluate, holders
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.result import Report, Result, relative_gap
+
+#: A plan is optimal when its bound is this close, relatively.
+PROVEN = 1e-9
+
+
+@dataclass(slots=True)
+class Incumbent:
+    """Best placement, upper bound (tokens/s) with how it was proven, and notes for a person.
+
+    `single_layers` is the most layers that may be left to one node, or None.
+    """
+
+    problem: FlowProblem
+    instance: Instance
+    budget: Budget
+    bound: float = math.inf
+    bound_kind: str = "none"
+    single_layers: int | None = None
+    value: float = 0.0
+    solution: FlowSolution | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def closed(self) -> bool:
+        """Whether value and bound meet."""
+        return self.solution is not None and self.bound <= self.value * (1.0 + PROVEN)
+
+    def offer(self, placement: Sequence[NodeRange]) -> float:
+        """Value a placement, keep it if it is the best so far; return its value (0 where it breaks a limit)."""
+        limit = self.single_layers
+        if limit is not None and holders(self.problem, placement).count(1) > limit:
+            return 0.0
+        value, solution = evaluate(self.problem, placement)
+        if value > self.value:
+            self.value, self.solution = value, _without_idle(self, solution)
+            self.budget.report("search", self.value, self.bound)
+        return value
+
+    def lower_bound_to(self, bound: float, kind: str) -> None:
+        """Take a proven upper bound, if it is lower."""
+        if bound < self.bound:
+            # Sums of ticks are off by their rounding: a bound must not be below what it bounds.
+            self.bound, self.bound_kind = bound, kind
+            self.budget.report("bound", self.value or None, self.bound)
+
+    def place(self, ranges: Sequence[Range]) -> list[NodeRange]:
+        """Give ranges of kinds to nodes in file order."""
+        free: dict[int, list[int]] = {}
+        for node, kind in enumerate(self.problem.node_kinds.tolist()):
+            free.setdefault(kind, []).append(node)
+        taken = dict.fromkeys(free, 0)
+        placement = []
+        for item in ranges:
+            node = free[item.kind][taken[item.kind]]
+            taken[item.kind] += 1
+            placement.append(NodeRange(node, item.start, item.start + item.layers))
+        return placement
+
+    def result(self, solver: str, seed: int, reasons: Sequence[str] = ()) -> Result[FlowSolution]:
+        """Return the answer with its certificate."""
+        bound = None if math.isinf(self.bound) else max(self.bound, self.value)
+        report = Report(
+            solver,
+            seed=seed,
+            wall_time_s=self.budget.elapsed_s,
+            work=self.budget.work,
+            bound_kind=None if bound is None else self.bound_kind,
+            options={} if self.single_layers is None else {"layers_on_one_node": self.single_layers},
+            notes=tuple(self.notes),
+        )
+        if self.solution is None:
+            status = "infeasible" if reasons else "no_solution"
+            return Result(status, None, None, None if reasons else bound, None, report, reasons=tuple(reasons))  # type: ignore[arg-type]
+        terms = solution_terms(self.problem, self.solution)
+        if self.closed:
+            return Result("optimal", self.solution, self.value, self.value, 0.0, report, terms=terms)
+        gap = relative_gap(self.value, bound)
+        return Result("feasible", self.solution, self.value, bound, gap, report, terms=terms)
+
+
+def _without_idle(incumbent: Incumbent, solution: FlowSolution) -> FlowSolution:
+    """Leave out nodes that pass nothing, unless they are there so that a layer has a second holder."""
+    if incumbent.single_layers is not None:
+        return solution
+    busy = {link.receiver for link in solution.flows}
+    return FlowSolution(tuple(item for item in solution.placement if item.node in busy), solution.flows)
+
+
+def solution_terms(problem: FlowProblem, solution: FlowSolution) -> dict[str, float]:
+    """Return what a solution takes: nodes, hops in its longest chain, layers on one node alone."""
+    return {
+        "nodes": float(len(solution.placement)),
+        "hops": float(depth(solution.placement, solution.flows)),
+        "layers_on_one_node": float(holders(problem, solution.placement).count(1)),
+    }

@@ -1,0 +1,204 @@
+"""Flow placement, the driver: picks the method by what binds, and answers with a certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from gpuplan.errors import UnsupportedError, UsageError
+from gpuplan.plans.flow_solution import FlowSolution
+from gpuplan.profiles.problems.flow import FlowProblem
+from gpuplan.solvers.flow.baselines import BASELINES, run_baseline
+from gpuplan.solvers.flow.cover import CoverSearch, start
+from gpuplan.solvers.flow.incumbent import Incumbent
+from gpuplan.solvers.flow.instance import instance_of
+from gpuplan.solvers.flow.regions import links_bind, search_regions
+from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.result import Result
+
+#: Solvers by name, with what they are.
+FLOW_SOLVERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "auto": "bounded: configuration bound, label search; where links bind regions and annealing",
+        "flow-milp": "bounded: the published mixed-integer model, solved by HiGHS",
+        "petals": "baseline: nodes join where the model is served worst",
+        "swarm": "baseline: equal stages, nodes dealt out to the weakest",
+        "separate-pipelines": "baseline: every kind of node serves on its own",
+        "homogeneous": "baseline: full nodes in pipelines, one kind after the other",
+    }
+)
+#: Links of a problem that a search lays out at most; larger ones are refused.
+MOST_LINKS = 50_000_000
+#: Nodes up to which links that bind are searched without compiled code, so that no small problem waits for a compiler.
+SMALL = 8
+#: Efforts of the cover search before links that bind get their turn.
+EFFORTS_BEFORE_REGIONS = 2
+
+
+def solve_flow(
+    problem: FlowProblem,
+    *,
+    solver: str = "auto",
+    limits: Limits | None = None,
+    seed: int = 0,
+    max_single_share: float | None = None,
+) -> Result[FlowSolution]:
+    """Place layers on nodes so that most tokens/s flow from source to sink.
+
+    Parameters
+    ----------
+    problem
+        The cluster; its `max_hops` is kept to.
+    solver
+        A name of `FLOW_SOLVERS`.
+    limits
+        Time, work and cancellation; the default is 60 s.
+    seed
+        Of every random choice; equal seeds and work limits give equal answers.
+    max_single_share
+        Largest share of the layers that may be held by one node alone (0: every layer has a second holder), or None.
+
+    Returns
+    -------
+    Result
+        ``optimal`` with bound and gap 0; ``feasible`` with an upper bound and the gap; ``infeasible`` with reasons when
+        no placement passes tokens through all layers; ``no_solution`` when a limit came first.
+        `report.bound_kind` says how the bound was proven.
+
+    Raises
+    ------
+    UsageError
+        For an unknown solver or a share outside 0 to 1.
+    UnsupportedError
+        For a solver that cannot take this problem.
+    """
+    _check(problem, solver, max_single_share)
+    budget = Budget(limits or Limits())
+    incumbent = Incumbent(problem, instance_of(problem), budget)
+    if max_single_share is not None:
+        incumbent.single_layers = math.floor(max_single_share * problem.num_layers + 1e-9)
+    reasons = shortages(problem, incumbent.single_layers)
+    if reasons:
+        return incumbent.result(solver, seed, reasons)
+    if solver in BASELINES:
+        return run_baseline(solver, incumbent, seed)
+    if solver == "flow-milp":
+        from gpuplan.solvers.flow.milp import solve_milp
+
+        return solve_milp(incumbent, seed)
+    return _auto(incumbent, seed)
+
+
+def shortages(problem: FlowProblem, single_layers: int | None = None) -> list[str]:
+    """Return why no placement can pass tokens through all layers: sentences; none when nothing obvious is short.
+
+    `single_layers` is the most layers that may be left to one node, or None.
+    """
+    table = problem.throughput_table()
+    useful = np.where(table > 0.0, np.arange(table.shape[1]), 0).max(axis=1)[problem.node_kinds]
+    reasons = []
+    held = int(useful.sum())
+    if held < problem.num_layers:
+        short = problem.num_layers - held
+        reasons.append(f"all nodes together hold at most {held} of {problem.num_layers} layers, {short} short")
+    elif single_layers is not None and held < 2 * problem.num_layers - single_layers:
+        needed = 2 * problem.num_layers - single_layers
+        reasons.append(
+            f"all nodes together hold at most {held} layers, {needed - held} short of two holders for all but"
+            f" {single_layers} of {problem.num_layers} layers"
+        )
+    if problem.max_hops is not None:
+        chain = int(np.sort(useful)[::-1][: problem.max_hops + 1].sum())
+        if chain < problem.num_layers <= held:
+            nodes = problem.max_hops + 1
+            reasons.append(
+                f"with at most {problem.max_hops} hops a chain has {nodes} nodes, which hold at most {chain} of"
+                f" {problem.num_layers} layers; allow more hops"
+            )
+    for capacity, words in (
+        (problem.source_tokens_per_s, "from the source"),
+        (problem.sink_tokens_per_s, "to the sink"),
+    ):
+        if not capacity[useful > 0].any():
+            reasons.append(f"no node that holds layers has a link {words}")
+    if not reasons and not _connected(problem, useful > 0):
+        reasons.append("no chain of links leads from the source to the sink")
+    return reasons
+
+
+def _connected(problem: FlowProblem, useful: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
+    reached = (problem.source_tokens_per_s > 0.0) & useful
+    while True:
+        further = reached | ((problem.link_tokens_per_s[reached] > 0.0).any(axis=0) & useful)
+        if (further == reached).all():
+            return bool((reached & (problem.sink_tokens_per_s > 0.0)).any())
+        reached = further
+
+
+def _check(problem: FlowProblem, solver: str, share: float | None) -> None:
+    if solver not in FLOW_SOLVERS:
+        raise UsageError(f"expected a flow solver ({', '.join(FLOW_SOLVERS)}), got {solver!r}")
+    if share is not None and not 0.0 <= share <= 1.0:
+        raise UsageError(f"expected the share of layers on one node to be 0 to 1, got {share!r}")
+    if share is not None and solver == "flow-milp":
+        raise UnsupportedError("flow-milp cannot limit layers on one node; use auto, or drop that limit")
+    if problem.num_nodes**2 > MOST_LINKS:
+        raise UnsupportedError(
+            f"flow placement handles up to {math.isqrt(MOST_LINKS)} nodes, got {problem.num_nodes}; plan parts of it"
+        )
+
+
+def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
+    problem, instance = incumbent.problem, incumbent.instance
+    ends = min(float(problem.source_tokens_per_s.sum()), float(problem.sink_tokens_per_s.sum()))
+    incumbent.lower_bound_to(ends, "links of the source and the sink")
+    top = instance.aggregate_bound()
+    if problem.max_hops is not None:
+        from gpuplan.solvers.flow.stages import hop_bound
+
+        top = min(top, math.ceil(hop_bound(instance, problem.max_hops + 1)))
+    master, prices = start(incumbent, max(top, 1))
+    cover = CoverSearch(incumbent, master, prices)
+    if problem.max_hops is not None:
+        _with_few_hops(incumbent, cover)
+    elif links_bind(problem, incumbent.bound):
+        _with_binding_links(incumbent, cover, seed)
+    else:
+        incumbent.notes.append("no link binds: covers are flows")
+        cover.run()
+    reasons = []
+    if incumbent.solution is None and (cover.upper <= 0 or incumbent.bound <= 0.0):
+        reasons.append("no placement within the limits passes any tokens: proven by search")
+    return incumbent.result("auto", seed, reasons)
+
+
+def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:
+    from gpuplan.solvers.flow.exact import search_exactly
+
+    cover.run(EFFORTS_BEFORE_REGIONS)
+    if incumbent.closed or incumbent.budget.exhausted():
+        return
+    if incumbent.problem.num_nodes <= SMALL:
+        incumbent.notes.append("links bind: branch and bound over placements")
+        if search_exactly(incumbent):
+            return
+    search_regions(incumbent, seed)
+
+
+def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:
+    from gpuplan.solvers.flow.stages import best_stages
+
+    hops = incumbent.problem.max_hops
+    assert hops is not None
+    incumbent.notes.append(f"at most {hops} hops: covers whose flow keeps to them, and stages of equal ranges")
+    cover.run(1)
+    if not incumbent.closed:
+        ranges = best_stages(cover.master, hops + 1, cover.upper, incumbent.budget)
+        if ranges:
+            incumbent.offer(incumbent.place(ranges))
+    if not incumbent.closed:
+        cover.run(EFFORTS_BEFORE_REGIONS)
