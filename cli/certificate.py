@@ -21,6 +21,7 @@ _COMPONENTS = {
     "cost": ("per hour", "s"),
     "kv-capacity": ("tokens", "s"),
     "balanced": ("",),
+    "flow": ("tokens/s",),
 }
 
 

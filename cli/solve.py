@@ -25,16 +25,22 @@ if TYPE_CHECKING:
 @search_options
 @format_option
 def solve_command(problem_file: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
-    """Solve a problem file (gpuplan/placement-problem/1, batching-problem/1) and print the certified solution."""
-    from gpuplan.cli import batch_files
+    """Solve a problem file and print the certified solution.
+
+    Takes gpuplan/placement-problem/1, gpuplan/batching-problem/1 and gpuplan/flow-problem/1.
+    """
+    from gpuplan.cli import batch_files, flow_files
     from gpuplan.cli.inputs import check_solver
     from gpuplan.cli.problem_files import write_problem
     from gpuplan.cli.solving import run_search, show_notes, write_stats
     from gpuplan.profiles import load_problem
     from gpuplan.solvers import solve
 
-    if batch_files.kind_of(problem_file) == batch_files.PROBLEM:
+    kind = batch_files.kind_of(problem_file)
+    if kind == batch_files.PROBLEM:
         return batch_files.solve_file(problem_file, output_path, search, form)
+    if kind == flow_files.PROBLEM:
+        return flow_files.solve_file(problem_file, output_path, search, form)
     output = Output(data=output_path is None or form == "json")
     for path in (output_path, search.stats, search.write_model):
         check_writable(path)

@@ -95,9 +95,7 @@ class MicroBatches(_Type):
 
     name = "number|stages"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["stages"]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["stages"]:
         """Return the number, or ``"stages"``."""
         if value == "stages":
             return "stages"

@@ -17,10 +17,12 @@ from gpuplan.cli.output import Output
 @format_option
 def verify_command(plan: str, problem: str | None, form: str) -> int:
     """Recompute every number and constraint of PLAN independently (of a SOLUTION with --problem)."""
-    from gpuplan.cli.batch_files import verify_file
+    from gpuplan.cli import batch_files, flow_files
 
     output = Output(data=form == "json")
-    outcome = verify_file(plan, problem)
+    outcome = batch_files.verify_file(plan, problem)
+    if outcome is None:
+        outcome = flow_files.verify_file(plan, problem)
     if outcome is None:
         outcome = _verify_solution(plan, problem) if problem is not None else _verify_plan(plan)
     findings = [{"place": finding.place, "message": finding.message} for finding in outcome.problems]

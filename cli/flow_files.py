@@ -1,0 +1,93 @@
+"""Flow problems and their solutions in ``solve`` and ``verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuplan.cli.batch_files import kind_of
+from gpuplan.cli.errors import ExitCode
+from gpuplan.cli.options import SearchOptions
+from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpuplan.cli.solving import Search
+    from gpuplan.plans.flow_solution import FlowSolution
+    from gpuplan.plans.verify.findings import Verification
+    from gpuplan.profiles.problems.flow import FlowProblem
+
+PROBLEM = "gpuplan/flow-problem"
+SOLUTION = "gpuplan/flow-solution"
+
+
+def solve_file(path: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
+    """Solve a flow-problem file and print the solution with its certificate."""
+    from gpuplan.cli.certificate import certificate
+    from gpuplan.cli.solving import show_notes, write_stats
+    from gpuplan.plans.flow_solution import flow_solution_to_dict
+    from gpuplan.profiles.problems.flow_io import flow_to_dict, load_flow_problem
+
+    output = Output(data=output_path is None or form == "json")
+    for target in (output_path, search.stats, search.write_model):
+        check_writable(target)
+    if search.warm_start is not None:
+        raise UsageError("--warm-start: flow problems take none")
+    problem = load_flow_problem(path)
+    if search.write_model is not None:
+        write_text(search.write_model, to_json(flow_to_dict(problem)))
+    run = _run(problem, search)
+    show_notes(run, output)
+    write_stats(search.stats, run, "solve")
+    document = flow_solution_to_dict(run.result, problem)
+    if run.result.plan is None:
+        output.document(document)
+        return run.exit_code()
+    if output_path is not None:
+        write_text(output_path, to_json(document))
+    output.document(document)
+    line = certificate(run.result, "flow", what="placement", stopped=run.stopped)
+    output.show(placement_table(problem, run.result.plan), "", line)
+    return ExitCode.DONE
+
+
+def _run(problem: FlowProblem, search: SearchOptions) -> Search:
+    from gpuplan.cli.interrupt import Interrupt
+    from gpuplan.cli.progress import SearchProgress
+    from gpuplan.cli.solving import Search
+    from gpuplan.solvers.flow import solve_flow
+    from gpuplan.solvers.limits import Limits
+
+    with Interrupt() as interrupt, SearchProgress("placing") as progress:
+        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress)
+        result = solve_flow(problem, solver=search.solver, limits=limits, seed=search.seed)
+    return Search(result, interrupted=interrupt.requested, options=search)
+
+
+def placement_table(problem: FlowProblem, plan: FlowSolution) -> Table:
+    """Return the layer range of every node in use, in the order of the layers, with the flow through it."""
+    from gpuplan.cli.style import layer_range, plain_table
+
+    through: dict[int, float] = {}
+    for flow in plan.flows:
+        through[flow.receiver] = through.get(flow.receiver, 0.0) + flow.tokens_per_s
+    table = plain_table("node", "kind", "layers", "tokens/s", right=("tokens/s",))
+    for held in sorted(plan.placement, key=lambda held: (held.start, held.stop, held.node)):
+        kind = problem.kind_names[int(problem.node_kinds[held.node])]
+        tokens_per_s = f"{through.get(held.node, 0.0):.2f}"
+        table.add_row(problem.node_names[held.node], kind, layer_range(held.start, held.stop), tokens_per_s)
+    return table
+
+
+def verify_file(path: str, problem: str | None) -> Verification | None:
+    """Verify a flow solution; None when the files are none."""
+    from gpuplan.plans.verify.flow import verify_flow_solution
+    from gpuplan.profiles.problems.flow_io import load_flow_problem
+
+    if problem is not None and kind_of(problem) == PROBLEM:
+        return verify_flow_solution(path, load_flow_problem(problem))
+    if problem is None and kind_of(path) == SOLUTION:
+        raise UsageError(f"{path} is a solution: name the problem it answers with --problem PROBLEM")
+    return None
