@@ -11,7 +11,7 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Captured machines, models and traces beside the checkout; a visible skip where they are absent."""
+    """Return the captured machines, models and traces beside the checkout; skip visibly where they are absent."""
     if not _SHARED.is_dir():
         pytest.skip("captured machines and models (../shared/data) are not here")
     return _SHARED

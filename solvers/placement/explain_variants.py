@@ -88,9 +88,7 @@ def _speed(problem: PlacementProblem, device: Device) -> float:
 def _more_devices(problem: PlacementProblem, plan: DeviceMap) -> Iterator[Variant]:
     used = plan.metrics.devices_used
     if problem.max_devices is not None and problem.max_devices <= used < problem.topology.num_devices:
-        yield Variant(
-            "more_devices", f"One more device ({used + 1} allowed)", problem.replace(max_devices=used + 1)
-        )
+        yield Variant("more_devices", f"One more device ({used + 1} allowed)", problem.replace(max_devices=used + 1))
         return
     names = set(plan.device_names)
     kinds = dict.fromkeys(problem.topology.device(name).kind.name for name in plan.device_names)
@@ -139,9 +137,7 @@ def with_faster_route(topology: Topology, route: Sequence[str]) -> Topology:
     def changed(link: Link) -> Link:
         if frozenset((link.a, link.b)) not in steps:
             return link
-        return replace(
-            link, bandwidth_bytes_per_s=2.0 * link.bandwidth_bytes_per_s, latency_s=link.latency_s / 2.0
-        )
+        return replace(link, bandwidth_bytes_per_s=2.0 * link.bandwidth_bytes_per_s, latency_s=link.latency_s / 2.0)
 
     return replace(topology, links=tuple(changed(link) for link in topology.links))
 
