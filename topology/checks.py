@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,19 @@ from gpuplan.units import parse_bytes
 
 def describe(value: object) -> str:
     """Return `value` as a person should see it in a message, cut to a readable length."""
-    text = "null" if value is None else repr(value)
+    text = "null" if value is None else _shown(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(value: object) -> str:
+    """Return `value` as Python writes it, without spelling out what is huge (YAML aliases nest without end)."""
+    if isinstance(value, str):
+        return repr(value[:100])
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
+        return "a number of more than 300 digits"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict, short.maxstring, short.maxother = 3, 12, 12, 100, 100
+    return short.repr(value)
 
 
 def mapping(value: object, path: str) -> Mapping[str, Any]:

@@ -73,6 +73,8 @@ def parse_json(content: str, source: str) -> Any:
             raise InputError(f"not valid JSON: {error.msg}", source=source, place=f"line {error.lineno}") from None
     except InputError as error:
         raise error.at(source) from None
+    except ValueError:
+        raise InputError("not valid JSON: a number has more than 4300 digits", source=source) from None
     except RecursionError:
         raise InputError("not valid JSON: nested too deeply", source=source) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,50 @@ def test_any_document_ends_in_an_answer_or_a_sentence(document: dict[str, object
     """Known keys with values of any shape."""
     base = {"schema": "gpuplan/topology/1", "devices": [{"kind": "l4", "count": 2}], **document}
     expect_answer_or_sentence(lambda: topology_from_dict(base))
+
+
+# ------------------------------------------------------------------------------------- small files that ask for much
+
+HEAD = "schema: gpuplan/topology/1\n"
+ALIASES = "".join(
+    f"- &a{level} [{', '.join([f'*a{level - 1}'] * 10 if level else ['x'] * 10)}]\n" for level in range(9)
+)
+GPU = '<pci busid="{:04x}:00:00.0" class="0x030200"/>'
+GREEDY = {
+    "document type of brackets": ("<!DOCTYPE " + "[]" * 60, "root"),
+    "open document type": ("<!DOCTYPE topology [" * 1000, "root"),
+    "letters without end": ("SwitchName=a Nodes=n\n" + "a" * 300_000, "expected SwitchName"),
+    "blank lines": ("\n" * 200_000 + "x", "not known"),
+    "hosts by the million": ("".join(f"SwitchName=s{n} Nodes=x{n}n[0-9999]\n" for n in range(3000)), "at most 16384"),
+    "columns": (" ".join(f"GPU{n}" for n in range(100_000)) + "\n", "at most 1024 GPUs and NICs"),
+    "rows": ("GPU0\n" + "".join(f"GPU{n} X\n" for n in range(100_000)), "at most 1024 rows|not square"),
+    "aliases": (f"{HEAD}devices: [{{kind: l4}}]\nname:\n{ALIASES}", "expected non-empty text"),
+    "aliases as devices": (f"{HEAD}devices:\n{ALIASES}", "expected a mapping"),
+    "16 million devices": (
+        f"{HEAD}hosts: 16384\ndevices: [{{kind: l4, count: 1024}}]\ndefault_link: none\nfabric: none\n",
+        "at most 65536 devices in all"),
+    "devices of a host": (f"{HEAD}devices: [{', '.join(['{kind: l4, count: 1024}'] * 99)}]\n", "at most 1024 devices"),
+    "meshes": (
+        f"{HEAD}hosts: 600\ndevices: [{{kind: l4, count: 100}}]\nfabric: none\n", "at most 2097152 links in all"),
+    "NICs": (f"{HEAD}nvswitch: 1\ndevices: [{{kind: h100, count: 999}}]\nnics: 999\n", "at most 65536 links between"),
+    "a number of 5,000 digits in JSON": ('{"schema": ' + "9" * 5000 + "}", "4300 digits"),
+    "a number of 5,000 digits in YAML": (f"{HEAD}devices: [{{kind: l4, count: {'9' * 5000}}}]\n", "not valid YAML"),
+    "a hexadecimal one": (f"{HEAD}devices: [{{kind: l4, count: 0x{'f' * 5000}}}]\n", "more than 300 digits"),
+    "sockets": (
+        "<system>" + "".join(f'<cpu numaid="{n}">{GPU.format(n)}</cpu>' for n in range(300)) + "</system>",
+        "at most 256 NUMA nodes"),
+    "NICs of NCCL": (
+        f"<system><cpu>{GPU.format(1)}<nic>{'<net/>' * 2000}</nic></cpu></system>", "at most 1024 NICs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GREEDY)
+def test_a_small_file_cannot_ask_for_much(what: str) -> None:
+    """Each once took minutes or all memory; now one sentence within a second or so."""
+    content, message = GREEDY[what]
+    start = time.perf_counter()
+    with pytest.raises((InputError, UsageError), match=message) as caught:
+        read_content(content, Path("input"), Reading(CATALOG))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert time.perf_counter() - start < 10.0

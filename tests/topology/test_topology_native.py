@@ -308,7 +308,13 @@ def test_the_documents_of_the_page_are_read(write: Callable[[str, str], Path]) -
     page = (Path(__file__).resolve().parents[2] / "docs" / "topology.md").read_text()
     blocks = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
     documents = [textwrap.dedent(block) for block in blocks if "schema:" in block]
-    assert len(documents) == 2
+    assert len(documents) == 5
+    matrix = "\tGPU0\tGPU1\nGPU0\t X \tNV12\nGPU1\tNV12\t X \n"
+    pci = '<pci busid="0000:0{}:00.0" class="0x030200"/>'
+    write("topo.txt", matrix)
+    write("p4d.xml", f'<system version="1"><cpu>{pci.format(1)}{pci.format(2)}</cpu></system>')
+    write("topology.conf", "BlockName=b0 Nodes=n[0-7]\nBlockName=b1 Nodes=n[8-15]\n")
     counts = [load_topology(write("page.yaml", document)).num_devices for document in documents]
-    # Three of four devices in the box; two hosts of eight and one of four.
-    assert counts == [3, 20]
+    # Sixteen hosts of the two GPUs above; twelve of two and four DGX H100; 36 trays of four; three of four devices in
+    # the box; two hosts of eight and one of four.
+    assert counts == [32, 12 * 2 + 4 * 8, 144, 3, 20]

@@ -27,9 +27,8 @@ _TEXTS: Final[tuple[tuple[Format, str, Callable[[str], bool]], ...]] = (
 #: XML formats, by root element.
 _ROOTS: Final[Mapping[str, Format]] = {"system": "nccl", "graphs": "nccl", "topology": "hwloc"}
 _TRIED: Final = ", ".join([title for _, title, _ in _TEXTS] + ["NCCL topology XML", "hwloc XML"])
-#: What may stand before the root element: a declaration, comments, a document type.
-_PROLOGUE: Final = re.compile(r"\s*(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?:[^\[>]|\[.*?\])*>)", re.DOTALL)
-_ROOT: Final = re.compile(r"\s*<([A-Za-z_][\w.:-]*)")
+_BLANK: Final = re.compile(r"\s*")
+_ROOT: Final = re.compile(r"<([A-Za-z_][\w.:-]*)")
 
 
 def detect(content: str) -> Format:
@@ -53,11 +52,33 @@ def detect(content: str) -> Format:
 
 def _detect_xml(content: str) -> Format:
     """Return the format of XML by its root element."""
-    position = 0
-    while match := _PROLOGUE.match(content, position):
-        position = match.end()
-    root = _ROOT.match(content, position)
+    root = _ROOT.match(content, _end_of_prologue(content))
     if root is None or root[1] not in _ROOTS:
         what = f"XML with the root <{root[1][:40]}>" if root else "XML without a root element"
         raise InputError(f"the format is not known: {what}; tried {_TRIED}")
     return _ROOTS[root[1]]
+
+
+def _end_of_prologue(content: str) -> int:
+    """Return where the root element may start: after a declaration, comments and a document type."""
+    position = 0
+    while True:
+        blank = _BLANK.match(content, position)
+        position = blank.end() if blank else position
+        for start, end in (("<?", "?>"), ("<!--", "-->"), ("<!DOCTYPE", ">")):
+            if content.startswith(start, position):
+                closing = _end_of_doctype(content, position) if end == ">" else content.find(end, position) + len(end)
+                if closing <= position:
+                    return len(content)
+                position = closing
+                break
+        else:
+            return position
+
+
+def _end_of_doctype(content: str, position: int) -> int:
+    """Return where a document type ends, 0 when it does not; what it declares stands in brackets."""
+    closing, bracket = content.find(">", position), content.find("[", position)
+    if -1 < bracket < closing:
+        closing = content.find(">", content.find("]", bracket)) if "]" in content[bracket:] else -1
+    return closing + 1

@@ -23,6 +23,7 @@ _GPU_VENDORS: Final = ("10de", "1002", "8086", "1da3")  # NVIDIA, AMD, Intel, Ha
 _ACCELERATORS: Final = ("0302", "0380", "1200")
 _MATRICES: Final = ("NVLinkBandwidth", "XGMIBandwidth")
 _MOST_OBJECTS: Final = 1024
+_MOST_SOCKETS: Final = 256
 
 
 def read_hwloc(content: str) -> tuple[Machine, str]:
@@ -66,6 +67,8 @@ def _walk(
     below = parent
     if kind == "Package" or (kind == "Machine" and parent is None and _has_bridges(element)):
         label = f"socket{whole(element, 'os_index', len(machine.sockets))}" if kind == "Package" else "socket"
+        if len(machine.sockets) >= _MOST_SOCKETS:
+            raise InputError(f"expected at most {_MOST_SOCKETS} packages, got more", place='<object type="Package">')
         below = Bridge(label, socket=True)
         machine.sockets.append(below)
     elif kind == "Bridge" and parent is not None:
@@ -109,6 +112,8 @@ def _add_device(
         for same in (element, *systems):
             gpus[id(same)] = gpu
     elif device_class in ("0200", "0207"):
+        if len(machine.nics) >= _MOST_OBJECTS:
+            raise InputError(f"expected at most {_MOST_OBJECTS} NICs, got more", place='<object type="PCIDev">')
         named = [name for name in names if name.startswith(("mlx", "hfi", "bnxt_re", "efa", "rdmap"))] or names
         name = re.sub(r"[^A-Za-z0-9_.:-]+", "_", named[0][:60]) if named and named[0] else f"nic{len(machine.nics)}"
         while any(nic.name == name for nic in machine.nics):

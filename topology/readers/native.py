@@ -41,6 +41,8 @@ _DEVICE_KEYS: Final = (
 #: Counts beyond these are typing errors; refusing them keeps a slip from filling the memory.
 _MOST_DEVICES: Final = 1024
 _MOST_HOSTS: Final = 16384
+_MOST_IN_ALL: Final = 65536
+_MOST_LINKS: Final = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def _read_hosts(top: Mapping[str, Any], context: _Context) -> list[Host]:
         count = checks.integer(entry.get("count", 1), f"{path}.count", maximum=_MOST_HOSTS)
         names = [_host_name(entry, path, number if count > 1 else None, len(hosts) + number) for number in range(count)]
         hosts += _copies(entry, path, names, context, racks)
+        if sum(len(host.devices) for host in hosts) > _MOST_IN_ALL:
+            raise InputError(f"expected at most {_MOST_IN_ALL} devices in all, got more", place=path)
         racks += _racks(entry, path, count)
     if not hosts:
         raise InputError("expected at least one host", place="$.hosts")
@@ -163,6 +167,10 @@ def _copies(
     racks = _racks(entry, path, len(names))
     places = [f"rack{first_rack + number * racks // len(names)}" if racks else None for number in range(len(names))]
     first = _read_host(entry, names[0], path, context, places[0])
+    for what, parts, most in (("devices", first.devices, _MOST_IN_ALL), ("links", first.links, _MOST_LINKS)):
+        count = len(parts) * len(names)
+        if count > most:
+            raise InputError(f"expected at most {most} {what} in all, got {count}; check the counts", place=path)
     return [first] + [copy_host(first, name, rack) for name, rack in zip(names[1:], places[1:], strict=True)]
 
 
@@ -250,6 +258,8 @@ def _read_devices(host: Host, value: object, path: str, context: _Context, rack:
     available = _available(entry, kind, path, context.memory_fraction)
     cap = checks.number(entry["power_cap_w"], f"{path}.power_cap_w") if "power_cap_w" in entry else None
     price = entry.get("price_per_hour", kind.price_per_hour)
+    if len(host.devices) + count > _MOST_DEVICES:
+        raise InputError(f"expected at most {_MOST_DEVICES} devices in a host, got more", place=f"{path}.count")
     for _ in range(count):
         index = len(host.devices)
         own = checks.text(entry.get("name", f"gpu{index}"), f"{path}.name").removeprefix(f"{host.name}/")

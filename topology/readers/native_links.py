@@ -25,6 +25,7 @@ _ASSUMED: Final = "PHB"
 _LINK_KEYS: Final = ("between", "a", "b", "kind", "links", "bandwidth_bytes_per_s", "latency_s")
 #: Counts beyond this are typing errors.
 _MOST_LINKS: Final = 1024
+_MOST_TO_NICS: Final = 65536
 
 
 @dataclass(slots=True)
@@ -129,6 +130,9 @@ def add_nics(host: Host, entry: Mapping[str, Any], catalog: Catalog) -> None:
     if "nics" in entry:
         _drop_nics(host)
     count = len(host.devices) if value == "per_device" else checks.integer(value, path, minimum=0, maximum=_MOST_LINKS)
+    if value != "per_device" and count * len(host.devices) > _MOST_TO_NICS:
+        message = f"expected at most {_MOST_TO_NICS} links between devices and NICs, got {count * len(host.devices)}"
+        raise InputError(message, place=path)
     for number in range(count):
         nic = f"{host.name}/nic{number}"
         host.relays.append(Component(nic, "nic", host.name))
@@ -176,24 +180,33 @@ def remark_assumed(host: Host, entry: Mapping[str, Any], named: set[tuple[str, s
 def explicit_links(hosts: list[Host], values: object, path: str, catalog: Catalog) -> set[tuple[str, str]]:
     """Read a list of links over the defaults of the hosts and return the pairs it names, each at most once."""
     named: set[tuple[str, str]] = set()
+    known = _Names(hosts)
     for position, value in enumerate(checks.sequence(values, path)):
         here = f"{path}[{position}]"
         entry = checks.mapping(value, here)
         checks.known_keys(entry, _LINK_KEYS, here)
-        ends = _ends(hosts, entry, here)
+        ends = _ends(known, entry, here)
         for number, a in enumerate(ends):
             for b in ends[number + 1 :]:
                 pair = _pair(a, b)
                 if pair in named:
                     raise InputError(f"a second link between {a} and {b}; give one", place=here)
                 named.add(pair)
-                _join(hosts, entry, a, b, here, catalog)
+                _join(known, entry, a, b, here, catalog)
     return named
 
 
-def _join(hosts: list[Host], entry: Mapping[str, Any], a: str, b: str, path: str, catalog: Catalog) -> None:
-    devices = {device.name: device for host in hosts for device in host.devices}
-    home = next(host for host in hosts if a.startswith(f"{host.name}/"))
+class _Names:
+    """Every device and relay of some hosts by its full name, with its host."""
+
+    def __init__(self, hosts: list[Host]) -> None:
+        self.only = hosts[0].name if len(hosts) == 1 else None
+        self.devices = {device.name: device for host in hosts for device in host.devices}
+        self.homes = {part: host for host in hosts for part in _names(host)}
+
+
+def _join(known: _Names, entry: Mapping[str, Any], a: str, b: str, path: str, catalog: Catalog) -> None:
+    devices, home = known.devices, known.homes[a]
     numbers = link_numbers(entry, tuple(devices[end].kind for end in (a, b) if end in devices), path, catalog)
     home.links[_pair(a, b)] = None if numbers is None else numbers.between(a, b)
     if numbers is not None and numbers.code:
@@ -202,7 +215,7 @@ def _join(hosts: list[Host], entry: Mapping[str, Any], a: str, b: str, path: str
             home.notes += [remark] if remark else []
 
 
-def _ends(hosts: list[Host], entry: Mapping[str, Any], path: str) -> list[str]:
+def _ends(known: _Names, entry: Mapping[str, Any], path: str) -> list[str]:
     if "between" in entry:
         if "a" in entry or "b" in entry:
             raise InputError("give either 'between' or 'a' and 'b'", place=path)
@@ -213,21 +226,20 @@ def _ends(hosts: list[Host], entry: Mapping[str, Any], path: str) -> list[str]:
     else:
         names = [checks.required(entry, "a", path), checks.required(entry, "b", path)]
         places = [f"{path}.a", f"{path}.b"]
-    ends = [_component(hosts, checks.text(name, place), place) for name, place in zip(names, places, strict=True)]
+    ends = [_component(known, checks.text(name, place), place) for name, place in zip(names, places, strict=True)]
     for number, end in enumerate(ends):
         if end in ends[:number]:
             raise InputError(f"a link must join different components, got {end} twice", place=places[number])
     return ends
 
 
-def _component(hosts: list[Host], name: str, path: str) -> str:
+def _component(known: _Names, name: str, path: str) -> str:
     """Return the full name of a device or relay; the host may be left out where there is one."""
-    known = {part for host in hosts for part in _names(host)}
-    for full in (name, f"{hosts[0].name}/{name}" if len(hosts) == 1 else name):
-        if full in known:
+    for full in (name, name if known.only is None else f"{known.only}/{name}"):
+        if full in known.homes:
             return full
-    have = ", ".join(sorted(known)[:6])
-    raise InputError(f"unknown device {name!r}; there are {have}{', …' if len(known) > 6 else ''}", place=path)
+    have = ", ".join(sorted(known.homes)[:6])
+    raise InputError(f"unknown device {name!r}; there are {have}{', …' if len(known.homes) > 6 else ''}", place=path)
 
 
 def _names(host: Host) -> list[str]:

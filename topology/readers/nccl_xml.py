@@ -28,6 +28,8 @@ _NIC_CLASSES: Final = ("0x0200", "0x0207")
 #: Megabits per second no NIC reaches: some drivers write other units.
 _FASTEST_NIC: Final = 3_200_000
 _MOST_GPUS: Final = 4096
+_MOST_NICS: Final = 1024
+_MOST_SOCKETS: Final = 256
 
 
 def read_nccl(content: str) -> list[Machine]:
@@ -68,6 +70,8 @@ class _Reader:
         """Take one socket (NUMA node) and all below it."""
         key = cpu.get("host_hash", "")
         machine = self.machines.setdefault(key, Machine(f"host{len(self.machines)}"))
+        if len(machine.sockets) >= _MOST_SOCKETS:
+            raise InputError(f"expected at most {_MOST_SOCKETS} NUMA nodes, got more", place="<cpu>")
         label = f"numa{whole(cpu, 'numaid', 0, minimum=-1)}"
         if any(socket.label == label for socket in machine.sockets):
             raise InputError(f"the NUMA node {label[4:]} appears twice; give each once", place="<cpu numaid>")
@@ -95,6 +99,8 @@ class _Reader:
         for nic in nics:
             self._read_nets(nic, parent, machine, rate)
         if not nics and device_class.startswith(_NIC_CLASSES):
+            if len(machine.nics) >= _MOST_NICS:
+                raise InputError(f"expected at most {_MOST_NICS} NICs, got more", place="<pci>")
             machine.nics.append(Nic(f"nic{len(machine.nics)}", parent, rate))
         bridge = Bridge(address, parent, rate)
         for child in pci:
@@ -120,6 +126,8 @@ class _Reader:
         for net in nic:
             if net.tag != "net":
                 continue
+            if len(machine.nics) >= _MOST_NICS:
+                raise InputError(f"expected at most {_MOST_NICS} NICs, got more", place="<net>")
             megabits = whole(net, "speed", 0, maximum=1 << 40)
             name = re.sub(r"[^A-Za-z0-9_.:-]+", "_", net.get("name", "").strip()[:60]) or f"nic{len(machine.nics)}"
             taken = {other.name for other in machine.nics}

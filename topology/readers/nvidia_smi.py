@@ -20,6 +20,8 @@ _GPU = re.compile(r"^GPU([0-9]+)$")
 _AFFINITY = re.compile(r"^(?:[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*|N/A)$")
 _LEGEND_NIC = re.compile(r"^\s*(NIC[0-9]+)\s*[:=]\s*(\S+)\s*$")
 _SELF = "X"
+#: A rack has 72 GPUs; more columns than this are no matrix.
+_MOST = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ def _add_header(header: list[tuple[str, int]], words: Sequence[str], number: int
         done = done or (word in ("CPU", "NUMA") and following == "Affinity") or (word, following) == ("GPU", "NUMA")
         if done or word == "Affinity":
             return True
+        if len(header) >= _MOST:
+            raise InputError(f"expected at most {_MOST} GPUs and NICs, got more", place=f"line {number}")
         if any(word == label for label, _ in header):
             raise InputError(f"the column {word} appears twice", place=f"line {number}")
         header.append((word, number))
@@ -121,6 +125,8 @@ def _add_cells(rows: list[_Row], words: Sequence[str], number: int, columns: set
     if continues and not (label in columns and _GPU.match(label)):
         rows[-1].cells += [(word, number) for word in words]
     else:
+        if len(rows) >= _MOST:
+            raise InputError(f"expected at most {_MOST} rows, got more", place=f"line {number}")
         rows.append(_Row(label, number, [(word, number) for word in words[1:]]))
 
 

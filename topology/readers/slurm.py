@@ -13,8 +13,8 @@ from typing import Final
 
 from gpuplan.errors import InputError
 
-_STARTS: Final = re.compile(r"^\s*(SwitchName|BlockName)\s*=", re.IGNORECASE | re.MULTILINE)
-_PAIR: Final = re.compile(r'([A-Za-z]+)\s*=\s*("[^"]*"|\S+)')
+_STARTS: Final = re.compile(r"^[ \t]*(SwitchName|BlockName)[ \t]*=", re.IGNORECASE | re.MULTILINE)
+_PAIR: Final = re.compile(r'(?<![A-Za-z])([A-Za-z]+)\s*=\s*("[^"]*"|\S+)')
 _NAME: Final = re.compile(r"^[A-Za-z0-9_.:-]{1,128}$")
 _MOST_NAMES: Final = 16384
 _KEYS: Final = {
@@ -63,7 +63,7 @@ def read_slurm(content: str) -> SwitchTree:
         A line that is no such entry, a host or switch named twice, a switch that is not there, a loop.
     """
     switches: dict[str, tuple[int, list[str], list[str]]] = {}
-    blocks = False
+    blocks, hosts = False, 0
     for number, values in _entries(content):
         kind = next(iter(values))
         place = f"line {number}"
@@ -75,6 +75,9 @@ def read_slurm(content: str) -> SwitchTree:
             raise InputError(f"{name} appears twice; give each switch once", place=place)
         nodes = expand_names(values.get("nodes", ""), place)
         below = expand_names(values.get("switches", ""), place)
+        hosts += len(nodes) + len(below)
+        if hosts > 2 * _MOST_NAMES:
+            raise InputError(f"expected at most {_MOST_NAMES} hosts, got more", place=place)
         if not nodes and not below:
             raise InputError(f"{name} has neither Nodes nor Switches", place=place)
         switches[name] = (number, nodes, below)
