@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Role = Literal["device", "socket", "pcie_switch", "nvswitch", "nic", "network_switch"]
 
@@ -140,3 +143,21 @@ class Topology:
             if device.name == name:
                 return device
         raise KeyError(name)
+
+    def to_networkx(self) -> nx.Graph[str]:
+        """Return the graph for NetworkX: components with ``role`` and ``host``, links with their numbers and kind."""
+        import networkx as nx
+
+        graph: nx.Graph[str] = nx.Graph(name=self.name)
+        for component in self.components:
+            graph.add_node(component.name, role=component.role, host=component.host)
+        for link in self.links:
+            graph.add_edge(
+                link.a,
+                link.b,
+                kind=link.kind,
+                code=link.code,
+                bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+                latency_s=link.latency_s,
+            )
+        return graph

@@ -129,7 +129,7 @@ def _choice(session: Session) -> str:
         return "auto searched nothing: one-stage plans decide"
     size = "few enough for a plain search" if session.engines == {"dp"} else "too many for a plain search"
     kinds = "1 class" if classes == 1 else f"{classes} classes"
-    return f"auto picked {picked}: {devices} devices in {kinds} of exchangeable ones, {size}"
+    return f"auto picked {picked}: {devices} devices in {kinds}, {size}"
 
 
 def to_result(
