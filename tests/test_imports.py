@@ -33,7 +33,13 @@ def test_help_loads_no_command():
     assert "gpuplan.cli.map" not in loaded
 
 
-@pytest.mark.parametrize("command", ["map", "pareto", "compare", "solve", "verify", "export", "topology", "model", "list"])
+COMMANDS = (
+    *("map", "pareto", "compare", "solve", "verify", "export", "topology", "model", "list"),
+    *("batch", "predict", "iteration", "profile"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_loads_no_solver(command):
     """Each command's help comes without its back ends."""
     loaded = _loaded(f"from gpuplan.cli.main import cli\ntry: cli(['{command}', '--help'])\nexcept SystemExit: pass")
