@@ -10,7 +10,6 @@ from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
 if TYPE_CHECKING:
     from gpuplan.solvers.placement.compare import compare
-
     from gpuplan.solvers.registry import SolverEntry, find_solver, list_solvers
     from gpuplan.solvers.solving import pareto, solve
 
