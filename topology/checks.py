@@ -35,6 +35,8 @@ def mapping(value: object, path: str) -> Mapping[str, Any]:
     for key in value:
         if not isinstance(key, str):
             raise InputError(f"expected text keys, got {describe(key)}; put it in quotes", place=path)
+        if len(key) > 200 or not key.isprintable():
+            raise InputError(f"expected a short key in one line, got {describe(key)}", place=path)
     return value
 
 
@@ -65,6 +67,8 @@ def text(value: object, path: str) -> str:
     """Return `value` when it is non-empty text."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"expected non-empty text, got {describe(value)}", place=path)
+    if not value.isprintable():
+        raise InputError(f"expected text in one line, got {describe(value)}", place=path)
     return value
 
 
