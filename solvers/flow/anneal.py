@@ -3,7 +3,7 @@
 A state is a start and a length for every node (length 0: unused). A move changes one node's range, swaps two ranges or
 shifts a common boundary. Its energy
 
-    E = flow_weight·max(0, F − flow) + cover_weight·Σ_l max(0, F − coverage_l) / L
+    E = max(0, F − flow) + cover_weight·Σ_l max(0, F − coverage_l)
 
 pulls towards a target flow F; the second term leads through states that pass nothing yet, and since no flow exceeds the
 least coverage, most bad moves are refused before their flow is computed. The target rises when it is reached.
@@ -22,12 +22,6 @@ from typing import Any
 import numpy as np
 
 from gpuplan.profiles.problems.flow import FloatArray, FlowProblem, IntArray
-
-#: Flow and coverage weigh alike in the energy.
-FLOW_WEIGHT = 1.0
-COVER_WEIGHT = 1.0
-#: The target rises by this share when it is reached.
-RAISE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

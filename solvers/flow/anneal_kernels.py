@@ -14,6 +14,10 @@ from numba import njit
 
 #: Arcs narrower than this share of the throughput of all nodes are full.
 THIN = 1e-13
+#: Weight of the shortage of a layer against that of the flow.
+COVER_WEIGHT = 0.3
+#: The target rises by this share when it is reached.
+RAISE = 1e-4
 
 
 @njit(cache=True, nogil=True)
@@ -214,14 +218,14 @@ def _cover(coverage, table, kind, start, length, sign):
 
 @njit(cache=True, nogil=True)
 def _lack(coverage, target):
-    """Return the mean shortage of the layers, and the least coverage."""
+    """Return the shortage of the layers, weighed, and the least coverage."""
     short = 0.0
     least = np.inf
     for value in coverage:
         if value < target:
             short += target - value
         least = min(least, value)
-    return short / len(coverage), least
+    return COVER_WEIGHT * short, least
 
 
 @njit(cache=True, nogil=True)
@@ -282,6 +286,6 @@ def anneal(num_layers, table, most, kinds, links, source, sink, start, length, t
         if value > best * (1.0 + 1e-9):
             best, best_start, best_length = value, start.copy(), length.copy()
             if best >= target:
-                target = best * (1.0 + 1e-4)
+                target = best * (1.0 + RAISE)
                 energy = _lack(coverage, target)[0] + target - value
     return best, best_start, best_length

@@ -79,6 +79,8 @@ class Automaton:
         transition uses is then 1 where it leaves its layer to one node.
     pool
         Further prices for the same target, to disprove labels with.
+    branch
+        Partial covers of a state kept at each growth, the cheapest; None for all.
     most_rows
         Partial covers looked at before `OutOfWork`.
     """
@@ -93,10 +95,12 @@ class Automaton:
         *,
         count_holders: bool,
         most_rows: int,
+        branch: int | None = None,
     ) -> None:
         self.instance = instance
         self._budget = budget
         self._rows_left = most_rows
+        self._branch = branch
         self.items = prices.items
         self.target = prices.items.target
         single = [] if prices.single_price is None else [prices.single_price]
@@ -238,10 +242,21 @@ class Automaton:
         if len(keep) > MOST_ROWS:
             self.complete = False
             keep = np.sort(keep[np.argsort(excess[keep], kind="stable")[:MOST_ROWS]])
+        if self._branch is not None:
+            keep = self._cheapest_of_each(owner, excess, keep)
         picks = partial.picks
         chosen = zip(row[keep].tolist(), item[keep].tolist(), strict=True)
         grown = [(*picks[r], i) for r, i in chosen]
         return _Partial(owner[keep], rows[keep], item[keep], used[keep], excess[keep], limit[keep], grown)
+
+    def _cheapest_of_each(self, owner: IntArray, excess: FloatArray, keep: IntArray) -> IntArray:
+        """Return the rows of `keep` that are among the cheapest few of their state."""
+        assert self._branch is not None
+        ranked = keep[np.lexsort((excess[keep], owner[keep]))]
+        first = np.searchsorted(owner[ranked], owner[ranked], side="left")
+        within = np.arange(len(ranked)) - first < self._branch
+        self.complete &= bool(within.all())
+        return np.sort(ranked[within])
 
     def _settled(self, closed: _Partial, before: FloatArray) -> list[_Partial]:
         """Return closed covers; where holders count, those of one node alone also with a second one."""

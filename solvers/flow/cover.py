@@ -10,21 +10,22 @@ from below; efforts grow until one meets the other.
 from __future__ import annotations
 
 from gpuplan.solvers.flow.incumbent import Incumbent
-from gpuplan.solvers.flow.labels import Options, Outcome, search_labels
+from gpuplan.solvers.flow.labels import Options, Outcome, Range, search_labels
+from gpuplan.solvers.flow.parts import part_of
 from gpuplan.solvers.flow.prices import PriceMaster, PricePool, Prices, configuration_bound
 
 #: Shares of the bound at which beams look for a first cover.
 FIRST_TARGETS = (0.99, 0.96, 0.9, 0.8, 0.65, 0.45, 0.25, 0.1, 0.02)
-#: Efforts: labels a layer of a beam; window of its transitions, as a multiple of the slack a layer and at most;
-#: labels in all of a search without a beam.
+#: Efforts: labels a layer of a beam; covers a state; window of its transitions, as a multiple of the slack a layer and
+#: at most; labels in all of a search without a beam.
 EFFORTS = (
-    (200, 3.0, 0.05, 60_000),
-    (200, 8.0, 0.1, 200_000),
-    (1_000, 8.0, 0.1, 600_000),
-    (3_000, 10.0, 0.15, 2_000_000),
-    (10_000, 15.0, 0.2, 8_000_000),
-    (30_000, 25.0, 0.3, 30_000_000),
-    (100_000, 40.0, 0.5, 100_000_000),
+    (200, 20, 3.0, 0.05, 60_000),
+    (200, 30, 8.0, 0.1, 200_000),
+    (1_000, 100, 40.0, 0.2, 600_000),
+    (3_000, 150, 80.0, 0.4, 2_000_000),
+    (10_000, 200, 160.0, 0.5, 8_000_000),
+    (30_000, 300, 300.0, 0.7, 30_000_000),
+    (100_000, 500, 600.0, 1.0, 100_000_000),
 )
 #: Targets tried by the beams of one effort.
 TRIES = 7
@@ -45,9 +46,17 @@ class CoverSearch:
         self.pool = PricePool(master)
         self.upper = top.items.target
         self.lower = 0
+        self.best: tuple[Range, ...] = ()
 
-    def run(self, efforts: int = len(EFFORTS)) -> None:
-        """Search until settled or out of budget."""
+    def run(self, efforts: int = len(EFFORTS), share: float = 1.0) -> None:
+        """Search until settled, out of efforts, or out of a share of the budget."""
+        outer = self.incumbent.budget
+        self.budget = part_of(outer, share) if share < 1.0 else outer
+        self._run(efforts)
+        if self.budget is not outer:
+            outer.spend(self.budget.work)
+
+    def _run(self, efforts: int) -> None:
         for effort in range(efforts):
             for step in (self._prove, self._raise) if effort == 0 else (self._raise, self._prove):
                 if self.settled or self.budget.exhausted():
@@ -61,7 +70,7 @@ class CoverSearch:
 
     def _prove(self, effort: int) -> None:
         """Disprove targets below the bound, by leaps that grow with success and shrink when they are too hard."""
-        labels = EFFORTS[effort][3]
+        labels = EFFORTS[effort][4]
         leap, hard = 0 if effort == 0 else max(int(self.upper * 1e-4), 1), 0
         for _ in range(TRIES):
             target = max(self._step_low(self.upper - leap), self.lower + 1)
@@ -123,10 +132,10 @@ class CoverSearch:
         prices = self._prices(target)
         if prices is None:
             return False
-        beam, multiple, most, labels = EFFORTS[effort]
+        beam, branch, multiple, most, labels = EFFORTS[effort]
         layers = self.instance.num_layers
         window = min(multiple * max(prices.worth / layers - 1.0, 0.0), most)
-        options = Options(beam, window, single_layers=self.incumbent.single_layers, most_labels=8 * labels)
+        options = Options(beam, window, branch, single_layers=self.incumbent.single_layers, most_labels=8 * labels)
         pool = self.pool.scaled_to(prices) if effort > 0 else ()
         outcome = search_labels(self.instance, prices, options, self.budget, pool)
         if outcome.answer == "impossible":
@@ -139,7 +148,7 @@ class CoverSearch:
         if prices is None:
             return "impossible"
         options = Options(single_layers=self.incumbent.single_layers, most_labels=labels)
-        pool = self.pool.scaled_to(prices) if labels > EFFORTS[0][3] else ()
+        pool = self.pool.scaled_to(prices) if labels > EFFORTS[0][4] else ()
         outcome = search_labels(self.instance, prices, options, self.budget, pool)
         self._take(outcome)
         if outcome.answer == "impossible":
@@ -167,7 +176,8 @@ class CoverSearch:
         for item in outcome.ranges:
             for layer in range(item.start, item.start + item.layers):
                 ticks[layer] += int(self.instance.ticks[item.kind, item.layers])
-        self.lower = max(self.lower, min(ticks))
+        if min(ticks) > self.lower:
+            self.lower, self.best = min(ticks), outcome.ranges
         return True
 
 

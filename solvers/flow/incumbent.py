@@ -22,7 +22,8 @@ PROVEN = 1e-9
 class Incumbent:
     """Best placement, upper bound (tokens/s) with how it was proven, and notes for a person.
 
-    `single_layers` is the most layers that may be left to one node, or None.
+    `single_layers` is the most layers that may be left to one node, or None; `order` is the order in which ranges of a
+    kind are given to its nodes, None for that of the file.
     """
 
     problem: FlowProblem
@@ -34,6 +35,7 @@ class Incumbent:
     value: float = 0.0
     solution: FlowSolution | None = None
     notes: list[str] = field(default_factory=list)
+    order: Sequence[int] | None = None
 
     @property
     def closed(self) -> bool:
@@ -59,10 +61,10 @@ class Incumbent:
             self.budget.report("bound", self.value or None, self.bound)
 
     def place(self, ranges: Sequence[Range]) -> list[NodeRange]:
-        """Give ranges of kinds to nodes in file order."""
+        """Give ranges of kinds to nodes, in order."""
         free: dict[int, list[int]] = {}
-        for node, kind in enumerate(self.problem.node_kinds.tolist()):
-            free.setdefault(kind, []).append(node)
+        for node in range(self.problem.num_nodes) if self.order is None else self.order:
+            free.setdefault(int(self.problem.node_kinds[node]), []).append(node)
         taken = dict.fromkeys(free, 0)
         placement = []
         for item in ranges:

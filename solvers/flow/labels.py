@@ -56,13 +56,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How thorough a search is: most labels a layer, the prices a cover may waste, random ranking.
+    """How thorough a search is: most labels a layer, the prices a cover may waste, covers a state, random ranking.
 
     `single_layers` is the most layers that may be left to one node, or None for any number.
     """
 
     beam: int | None = None
     window: float = np.inf
+    branch: int | None = None
     noise: float = 0.0
     seed: int = 0
     single_layers: int | None = None
@@ -119,7 +120,14 @@ class _Search:
         slack = worth - instance.num_layers * prices.layer_cost(instance).full
         window = min(slack, options.window)
         self.walk = Automaton(
-            instance, prices, window, budget, pool, count_holders=singles is not None, most_rows=4 * options.most_labels
+            instance,
+            prices,
+            window,
+            budget,
+            pool,
+            count_holders=singles is not None,
+            most_rows=4 * options.most_labels,
+            branch=options.branch,
         )
         self.slack = worth - instance.num_layers * self.walk.full
         self.window = window

@@ -11,9 +11,9 @@ are not: how much they pass depends on which node takes which range. So
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,16 +23,18 @@ from gpuplan.solvers.flow.anneal import Arrays, Schedule, anneal, arrays_of
 from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
-from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.flow.parts import part_of, restricted
 
 #: Unions of regions are planned for this many regions at most; beyond, each alone and all together.
 MOST_REGIONS = 5
 #: Efforts of the cover search for a union.
-UNION_EFFORTS = 2
-#: Rounds of annealing; each starts from the best placements and from chance.
-ROUNDS = 12
-#: Moves of an annealing run between two looks at the clock.
-MOVES = 40_000
+UNION_EFFORTS = 3
+#: Share of the budget for planning regions; the rest is for annealing.
+PLANNING_SHARE = 0.4
+#: Chains of annealing without gain before it ends.
+ROUNDS = 16
+#: Moves of an annealing run of 24 nodes between two looks at the clock; fewer by the square of their number.
+MOVES = 150_000
 #: Runs that a round links together, cooling from one to the next.
 LINKS_OF_CHAIN = 6
 
@@ -69,14 +71,29 @@ def regions_of(problem: FlowProblem, bound: float) -> list[list[int]]:
     return _components(fast & fast.T)
 
 
-def search_regions(incumbent: Incumbent, seed: int) -> None:
-    """Raise the incumbent by regions and annealing until closed or out of budget."""
-    problem = incumbent.problem
-    regions = regions_of(problem, incumbent.bound)
+def interleaved(problem: FlowProblem, regions: Sequence[Sequence[int]]) -> list[int]:
+    """Return the nodes in an order that takes those of a kind from all regions in proportion.
+
+    Ranges dealt out in this order cover every layer by each region about as much, so flows can stay where they are.
+    """
+    place: dict[int, tuple[float, int]] = {}
+    for at, region in enumerate(regions):
+        by_kind: dict[int, list[int]] = {}
+        for node in region:
+            by_kind.setdefault(int(problem.node_kinds[node]), []).append(node)
+        for nodes in by_kind.values():
+            place |= {node: ((position + 0.5) / len(nodes), at) for position, node in enumerate(nodes)}
+    return sorted(place, key=lambda node: (place[node], node))
+
+
+def search_regions(
+    incumbent: Incumbent, regions: Sequence[Sequence[int]], cover: Sequence[NodeRange], seed: int
+) -> None:
+    """Raise the incumbent by regions and annealing, from a link-free cover too, until closed or out of budget."""
     incumbent.notes.append(f"links bind between {len(regions)} regions of fast links; planned by region, then annealed")
-    starts = _by_regions(incumbent, regions) if len(regions) > 1 else []
-    if incumbent.solution is not None:
-        starts.append(incumbent.solution.placement)
+    starts: list[Sequence[NodeRange]] = [cover] if cover else []
+    if len(regions) > 1:
+        starts += _by_regions(incumbent, regions)
     _anneal(incumbent, starts, seed)
 
 
@@ -102,20 +119,39 @@ def _components(joined: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> list
     return found
 
 
+def _plan_alone(incumbent: Incumbent, nodes: Sequence[int], share: float) -> tuple[NodeRange, ...]:
+    """Return the best cover by these nodes alone, planned link-free with a share of the budget."""
+    problem = restricted(incumbent.problem, nodes)
+    budget = part_of(incumbent.budget, share)
+    inner = Incumbent(problem, instance_of(problem), budget, single_layers=incumbent.single_layers)
+    top = inner.instance.aggregate_bound()
+    if top > 0:
+        master, prices = start(inner, top)
+        if not prices.impossible(problem.num_layers):
+            CoverSearch(inner, master, prices).run(UNION_EFFORTS)
+    incumbent.budget.spend(budget.work)
+    held = () if inner.solution is None else inner.solution.placement
+    return tuple(NodeRange(nodes[item.node], item.start, item.stop) for item in held)
+
+
 def _by_regions(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[tuple[NodeRange, ...]]:
     """Plan unions of regions link-free; offer disjoint unions together; return the best few placements."""
     unions = list(_unions(len(regions)))
-    plans: dict[tuple[int, ...], tuple[float, tuple[NodeRange, ...]]] = {}
+    plans: dict[tuple[int, ...], tuple[NodeRange, ...]] = {}
+    # Single regions are in most partitions, so they get most of the time.
+    weights = [4.0 if len(union) == 1 else 1.0 for union in unions]
+    whole = PLANNING_SHARE
     for at, union in enumerate(unions):
-        share = incumbent.budget.remaining_s * 0.4 / (len(unions) - at)
         nodes = sorted(node for region in union for node in regions[region])
-        plans[union] = _plan_union(incumbent, nodes, share)
+        share = whole * weights[at] / sum(weights[at:])
+        plans[union] = _plan_alone(incumbent, nodes, share)
+        whole -= share
         if incumbent.budget.exhausted():
             break
     scored = []
     for partition in _partitions(tuple(range(len(regions)))):
         if all(union in plans for union in partition):
-            placement = tuple(item for union in partition for item in plans[union][1])
+            placement = tuple(item for union in partition for item in plans[union])
             if placement:
                 scored.append((incumbent.offer(placement), placement))
     scored.sort(key=lambda pair: -pair[0])
@@ -144,79 +180,48 @@ def _partitions(items: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]
                 yield ((items[0], *others), *partition)
 
 
-def _plan_union(incumbent: Incumbent, nodes: Sequence[int], time_s: float) -> tuple[float, tuple[NodeRange, ...]]:
-    """Return the flow and placement of the best cover by these nodes alone, links among them as they are."""
-    part = restricted(incumbent.problem, nodes)
-    limits = dataclasses.replace(incumbent.budget.limits, time_limit_s=time_s, on_progress=None, work_limit=None)
-    budget = Budget(limits)
-    inner = Incumbent(part, instance_of(part), budget)
-    master, prices = start(inner, inner.instance.aggregate_bound())
-    if prices.items.target > 0 and not prices.impossible(part.num_layers):
-        CoverSearch(inner, master, prices).run(UNION_EFFORTS)
-    incumbent.budget.spend(budget.work)
-    if inner.solution is None:
-        return 0.0, ()
-    placement = tuple(NodeRange(nodes[item.node], item.start, item.stop) for item in inner.solution.placement)
-    return inner.value, placement
-
-
-def restricted(problem: FlowProblem, nodes: Sequence[int]) -> FlowProblem:
-    """Return the problem with some of its nodes only."""
-    at = np.array(nodes, dtype=np.int64)
-    return dataclasses.replace(
-        problem,
-        node_names=tuple(problem.node_names[node] for node in nodes),
-        node_kinds=problem.node_kinds[at],
-        link_tokens_per_s=problem.link_tokens_per_s[np.ix_(at, at)],
-        source_tokens_per_s=problem.source_tokens_per_s[at],
-        sink_tokens_per_s=problem.sink_tokens_per_s[at],
-    )
-
-
 def _anneal(incumbent: Incumbent, starts: Sequence[Sequence[NodeRange]], seed: int) -> None:
-    """Chains of annealing runs: from the placements found so far in turn, the incumbent, and from chance."""
+    """Chains of annealing runs: from each start, swaps first; then from the incumbent, and now and then from chance."""
     arrays = arrays_of(incumbent.problem)
     rng = np.random.default_rng(seed)
+    for start_at in starts:
+        _chain(incumbent, arrays, _state(arrays, start_at), Heat(0.02, 0.9, 0.0), rng)
     stale = 0
-    for turn in range(ROUNDS * 4):
-        if incumbent.closed or incumbent.budget.exhausted() or stale >= ROUNDS:
-            return
+    while stale < ROUNDS and not incumbent.closed and not incumbent.budget.exhausted():
         before = incumbent.value
-        kind = turn % 4
-        if kind == 3:
-            state, hot = _random(arrays, rng), 0.1
-        elif kind == 1 and starts:
-            state, hot = _state(arrays, starts[(turn // 4) % len(starts)]), 0.02
-        elif incumbent.solution is not None:
-            state, hot = _state(arrays, incumbent.solution.placement), (0.01 if kind == 0 else 0.04)
+        turn = stale % 4
+        if turn == 3 or incumbent.solution is None:
+            _chain(incumbent, arrays, _random(arrays, rng), Heat(0.3, 0.3, float(rng.uniform(0.0, 0.6))), rng)
         else:
-            state, hot = _random(arrays, rng), 0.1
-        _chain(incumbent, arrays, state, hot, rng)
+            aim = float(rng.choice([0.0, 0.05, 0.2, 0.5]))
+            heat = Heat((0.003, 0.02, 0.08)[turn], 0.3, aim)
+            _chain(incumbent, arrays, _state(arrays, incumbent.solution.placement), heat, rng)
         stale = 0 if incumbent.value > before * (1.0 + 1e-6) else stale + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """How a chain anneals: first temperature, share of swaps, and its target between the incumbent and the bound."""
+
+    hot: float
+    swaps: float
+    aim: float
+
+
 def _chain(
-    incumbent: Incumbent,
-    arrays: Arrays,
-    state: tuple[IntArray, IntArray],
-    hot: float,
-    rng: np.random.Generator,
+    incumbent: Incumbent, arrays: Arrays, state: tuple[IntArray, IntArray], heat: Heat, rng: np.random.Generator
 ) -> None:
     """Anneal in several runs, each colder than the last, looking at the clock between them."""
     starts, lengths = state
-    cold = 0.1 * hot
-    aim = max(incumbent.value * float(rng.choice([1.0005, 1.005, 1.02, 1.05])), 0.05 * incumbent.bound)
-    heat = np.geomspace(hot, cold, LINKS_OF_CHAIN + 1)
-    best = 0.0
+    target = incumbent.value * 1.001 + heat.aim * (incumbent.bound - incumbent.value)
+    steps = np.geomspace(heat.hot, 0.05 * heat.hot, LINKS_OF_CHAIN + 1)
+    moves = max(MOVES * 24**2 // max(len(arrays.kinds), 24) ** 2, 500)
     for link in range(LINKS_OF_CHAIN):
-        moves = MOVES * 24 // max(len(arrays.kinds), 24)
-        schedule = Schedule(moves, float(heat[link]), float(heat[link + 1]))
-        value, starts, lengths = anneal(
-            arrays, starts, lengths, min(aim, incumbent.bound), schedule, int(rng.integers(2**31))
-        )
+        schedule = Schedule(moves, float(steps[link]), float(steps[link + 1]), heat.swaps)
+        run = int(rng.integers(2**31))
+        value, starts, lengths = anneal(arrays, starts, lengths, min(target, incumbent.bound), schedule, run)
         incumbent.budget.spend(moves)
-        if value > max(best, incumbent.value):
-            best = value
+        if value > incumbent.value:
             incumbent.offer(_placement(starts, lengths))
         if incumbent.closed or incumbent.budget.exhausted():
             return

@@ -16,7 +16,7 @@ from gpuplan.solvers.flow.baselines import BASELINES, run_baseline
 from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
-from gpuplan.solvers.flow.regions import links_bind, search_regions
+from gpuplan.solvers.flow.regions import interleaved, links_bind, regions_of, search_regions
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
@@ -37,6 +37,7 @@ MOST_LINKS = 50_000_000
 SMALL = 8
 #: Efforts of the cover search before links that bind get their turn.
 EFFORTS_BEFORE_REGIONS = 2
+SHARE_BEFORE_REGIONS = 0.15
 
 
 def solve_flow(
@@ -179,14 +180,16 @@ def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
 def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:
     from gpuplan.solvers.flow.exact import search_exactly
 
-    cover.run(EFFORTS_BEFORE_REGIONS)
+    regions = regions_of(incumbent.problem, incumbent.bound)
+    incumbent.order = interleaved(incumbent.problem, regions)
+    cover.run(EFFORTS_BEFORE_REGIONS, SHARE_BEFORE_REGIONS)
     if incumbent.closed or incumbent.budget.exhausted():
         return
     if incumbent.problem.num_nodes <= SMALL:
         incumbent.notes.append("links bind: branch and bound over placements")
         if search_exactly(incumbent):
             return
-    search_regions(incumbent, seed)
+    search_regions(incumbent, regions, incumbent.place(cover.best), seed)
 
 
 def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:
