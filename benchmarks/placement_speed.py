@@ -3,9 +3,9 @@
     python benchmarks/placement_speed.py            # all cases, about five minutes
     python benchmarks/placement_speed.py --quick    # the first seed of each
 
-Instances: `placement_instances.cluster(D, n, seed, family, rho)`, seeds 1-5. Warm: processor time of one thread (wall
-time on an idle machine), the least of five calls after one to warm up, then the median over the seeds. Cold: wall time
-of one call in a fresh process, imports included; median of three. Every answer is verified before its time counts:
+Instances: `placement_instances.cluster(D, n, seed, family, rho)`, seeds 1-5. Warm: wall time, one
+thread, the median of five calls after one to warm up, then the median over the seeds. Cold: wall time of one call in a
+fresh process, imports included; median of three. Every answer is verified before its time counts:
 proven optimal, recomputed by the verifier of solutions, no worse than the prototype's.
 Prints Markdown tables.
 """
@@ -130,21 +130,21 @@ def prototype() -> Callable[[DensePlacement], tuple[float, float]] | None:
             zeros,
             problem.price_per_hour,
         ).prep()
-        started = time.process_time()
+        started = time.perf_counter()
         answer = core.auto(instance)
-        return time.process_time() - started, float(answer["best"])
+        return time.perf_counter() - started, float(answer["best"])
 
     return run
 
 
 def timed(call: Callable[[], Any], repeats: int = 5) -> tuple[float, Any]:
-    """Return the least seconds of some calls (other work on the machine only adds), and the last answer."""
+    """Return the median wall seconds of some calls, and the last answer."""
     seconds, answer = [], None
     for _ in range(repeats):
-        started = time.process_time()
+        started = time.perf_counter()
         answer = call()
-        seconds.append(time.process_time() - started)
-    return min(seconds), answer
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds), answer
 
 
 def warm_table(seeds: range) -> None:
@@ -168,7 +168,7 @@ def warm_table(seeds: range) -> None:
                 reference(problem)
                 theirs = [reference(problem) for _ in range(5)]
                 assert min(value for _, value in theirs) >= result.objective * (1 - 1e-9), problem.name
-                ratios.append(seconds / min(second for second, _ in theirs))
+                ratios.append(seconds / statistics.median(second for second, _ in theirs))
         ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
         aim = "" if case.aim_ms is None else f"{case.aim_ms:g}"
         kind = "unlike" if case.family == "hetero" else "alike per host"
