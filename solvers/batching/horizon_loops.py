@@ -85,6 +85,44 @@ def deal(
 
 
 @njit(cache=True, nogil=True)
+def keep(a: int, b: int, member: Ints, size: Ints, kept: Ints) -> tuple[int, int]:
+    """Copy two batches into `kept`; return their sizes."""
+    for spot in range(size[a]):
+        kept[0, spot] = member[a, spot]
+    for spot in range(size[b]):
+        kept[1, spot] = member[b, spot]
+    return size[a], size[b]
+
+
+@njit(cache=True, nogil=True)
+def put_back(a: int, b: int, size_a: int, size_b: int, member: Ints, size: Ints, kept: Ints) -> None:
+    """Undo a change of two batches."""
+    size[a], size[b] = size_a, size_b
+    for spot in range(size_a):
+        member[a, spot] = kept[0, spot]
+    for spot in range(size_b):
+        member[b, spot] = kept[1, spot]
+
+
+@njit(cache=True, nogil=True)
+def exchange(both: bool, i: int, j: int, a: int, b: int, member: Ints, size: Ints) -> None:
+    """Let requests i of batch a and j of batch b change places (`both`), or i join batch b."""
+    for spot in range(size[a]):
+        if member[a, spot] == i:
+            member[a, spot] = j if both else member[a, size[a] - 1]
+            break
+    if not both:
+        size[a] -= 1
+        member[b, size[b]] = i
+        size[b] += 1
+        return
+    for spot in range(size[b]):
+        if member[b, spot] == j:
+            member[b, spot] = i
+            break
+
+
+@njit(cache=True, nogil=True)
 def climb(
     seed: int,
     tries: int,
@@ -141,26 +179,8 @@ def climb(
         a, b = owner[i], owner[j]
         if a == b or (kind != 1 and size[b] >= width):
             continue
-        for spot in range(size[a]):
-            kept[0, spot] = member[a, spot]
-        for spot in range(size[b]):
-            kept[1, spot] = member[b, spot]
-        size_a, size_b = size[a], size[b]
-        if kind == 1:
-            for spot in range(size_a):
-                if member[a, spot] == i:
-                    member[a, spot] = j
-            for spot in range(size_b):
-                if member[b, spot] == j:
-                    member[b, spot] = i
-        else:
-            for spot in range(size_a):
-                if member[a, spot] == i:
-                    member[a, spot] = member[a, size_a - 1]
-                    break
-            size[a] = size_a - 1
-            member[b, size_b] = i
-            size[b] = size_b + 1
+        size_a, size_b = keep(a, b, member, size, kept)
+        exchange(kind == 1, i, j, a, b, member, size)
         fill(a, member, size, table, facts)
         fill(b, member, size, table, facts)
         found = deal(
@@ -173,11 +193,7 @@ def climb(
             if kind == 1:
                 owner[j] = a
             continue
-        size[a], size[b] = size_a, size_b
-        for spot in range(size_a):
-            member[a, spot] = kept[0, spot]
-        for spot in range(size_b):
-            member[b, spot] = kept[1, spot]
+        put_back(a, b, size_a, size_b, member, size, kept)
         fill(a, member, size, table, facts)
         fill(b, member, size, table, facts)
     return value

@@ -83,15 +83,8 @@ def iteration_parameters(
         "kv": admission.limit,
     }
     _check_possible(limits, budget, epsilon)
-    most, notes = min(limits.values()), []
-    per_step = float(requests.prompt_tokens.mean()) / max(float(lengths.mean().mean()), 1.0)
-    limits["prefill"] = budget.most_sustained(most, per_step)
-    if limits["prefill"] == 0:
-        notes.append(
-            f"each sequence brings {per_step:.3g} prompt tokens a step, which do not fit within the TPOT target at any "
-            "batch: prompts will queue"
-        )
-    n = limits["prefill"] or most
+    notes: list[str] = []
+    n = _sustained(requests, lengths, budget, limits, notes)
     tokens = budget.tokens(n)
     if tokens == n:
         notes.append("no prompt token fits beside a full batch: prompts wait until fewer sequences decode")
@@ -116,6 +109,19 @@ def iteration_parameters(
         speed=executor.speed,
         notes=tuple(notes),
     )
+
+
+def _sustained(requests: Requests, lengths: Lengths, budget: _Budget, limits: dict[str, int], notes: list[str]) -> int:
+    """Return the most sequences within all limits, adding that of prefill; a note where prefill cannot keep up."""
+    most = min(limits.values())
+    per_step = float(requests.prompt_tokens.mean()) / max(float(lengths.mean().mean()), 1.0)
+    limits["prefill"] = budget.most_sustained(most, per_step)
+    if limits["prefill"] == 0:
+        notes.append(
+            f"each sequence brings {per_step:.3g} prompt tokens a step, which do not fit within the TPOT target at any "
+            "batch: prompts will queue"
+        )
+    return limits["prefill"] or most
 
 
 def mean_context(requests: Requests, lengths: Lengths) -> float:

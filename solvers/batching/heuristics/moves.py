@@ -166,6 +166,74 @@ def lay_out(
 
 
 @njit(cache=True, nogil=True)
+def pick(n: int, near: Ints, rank: Ints, ordered: bool) -> tuple[int, int, int]:
+    """Draw a move: its kind (see `propose`; 5: a batch goes to another place) and two requests, mostly alike."""
+    i = int(np.random.random() * n)
+    draw = np.random.random()
+    kind = 0 if draw < 0.25 else 1 if draw < 0.55 else 2 if draw < 0.6 else 3 if draw < 0.65 else 4
+    if ordered and np.random.random() < 0.3:
+        kind = 5
+    j = int(np.random.random() * n)
+    if np.random.random() < 0.8:
+        side = 0 if np.random.random() < 0.6 else 1
+        reach = 2.0 + 0.1 * n * np.random.random() ** 3
+        place = int(rank[side, i] + (np.random.random() * 2.0 - 1.0) * reach)
+        j = near[side, min(max(place, 0), n - 1)]
+    return kind, i, j
+
+
+@njit(cache=True, nogil=True)
+def lift(a: int, member: Ints, size: Ints) -> None:
+    """Copy batch a into the second scratch slot and leave the first empty."""
+    top = len(size) - 2
+    size[top], size[top + 1] = 0, size[a]
+    for place in range(size[a]):
+        member[top + 1, place] = member[a, place]
+
+
+@njit(cache=True, nogil=True)
+def settle(
+    ea: int,
+    eb: int,
+    member: Ints,
+    size: Ints,
+    table: Floats,
+    k: Floats,
+    facts: Floats,
+    limit: Ints,
+    capacity: Ints,
+) -> bool:
+    """Compute the facts of the scratch slots; return whether they may run on executors ea and eb."""
+    top = len(size) - 2
+    good = True
+    for slot in (top, top + 1):
+        if size[slot] > 0:
+            fill_facts(slot, member, size, table, k, facts)
+            good = good and fits(slot, ea if slot == top else eb, size, facts, limit, capacity)
+    return good
+
+
+@njit(cache=True, nogil=True)
+def whole(
+    ea: int,
+    cost_a: float,
+    end_a: float,
+    eb: int,
+    cost_b: float,
+    end_b: float,
+    cost: Floats,
+    finish: Floats,
+    goal: Floats,
+) -> float:
+    """Return the objective with new figures for executors ea and eb (−1: none)."""
+    total, last = 0.0, 0.0
+    for e in range(len(cost)):
+        total += cost_a if e == ea else cost_b if e == eb else cost[e]
+        last = max(last, end_a if e == ea else end_b if e == eb else finish[e])
+    return float(total + goal[MAKESPAN] * last)
+
+
+@njit(cache=True, nogil=True)
 def anneal(
     seed: int,
     moves: int,
@@ -200,24 +268,12 @@ def anneal(
     out = np.empty((2, sequence.shape[1] + 2), dtype=np.int64)
     value = np.sum(cost) + goal[MAKESPAN] * np.max(finish)
     for _ in range(moves):
-        i = int(np.random.random() * n)
-        pick = np.random.random()
-        kind = 0 if pick < 0.25 else 1 if pick < 0.55 else 2 if pick < 0.6 else 3 if pick < 0.65 else 4
-        if ordered and np.random.random() < 0.3:
-            kind = 5
-        j = int(np.random.random() * n)
-        if np.random.random() < 0.8:
-            side = 0 if np.random.random() < 0.6 else 1
-            reach = 2.0 + 0.1 * n * np.random.random() ** 3
-            place = int(rank[side, i] + (np.random.random() * 2.0 - 1.0) * reach)
-            j = near[side, min(max(place, 0), n - 1)]
+        kind, i, j = pick(n, near, rank, ordered)
         a, b = owner[i], owner[j]
         ea = home[a]
         eb, new_at, new = home[b], -1, -1
-        if kind == 5:  # the batch of i goes to another place
-            size[top], size[top + 1] = 0, size[a]
-            for place in range(size[a]):
-                member[top + 1, place] = member[a, place]
+        if kind == 5:
+            lift(a, member, size)
         elif not propose(kind, i, j, owner, member, size, table, half):
             continue
         if kind == 2 or kind == 5:
@@ -229,12 +285,7 @@ def anneal(
             new_at = length[eb]
         if kind == 3:
             size[top] = 0
-        good = True
-        for slot in (top, top + 1):
-            if size[slot] > 0:
-                fill_facts(slot, member, size, table, k, facts)
-                good = good and fits(slot, ea if slot == top else eb, size, facts, limit, capacity)
-        if not good:
+        if not settle(ea, eb, member, size, table, k, facts, limit, capacity):
             continue
         same = ea == eb
         la = lay_out(ea, a, top, b, top + 1, new_at if same else -1, new, sequence, length, size, out[0])
@@ -243,11 +294,7 @@ def anneal(
         if not same:
             lb = lay_out(eb, b, top + 1, -1, -1, new_at, new, sequence, length, size, out[1])
             cost_b, end_b = price(out[1], lb, speed[eb], member, size, facts, table, goal)
-        total, last = 0.0, 0.0
-        for e in range(executors):
-            total += cost_a if e == ea else cost_b if e == eb else cost[e]
-            last = max(last, end_a if e == ea else end_b if e == eb else finish[e])
-        total += goal[MAKESPAN] * last
+        total = whole(ea, cost_a, end_a, -1 if same else eb, cost_b, end_b, cost, finish, goal)
         if total > value and (hot <= 0.0 or np.random.random() >= np.exp((value - total) / hot)):
             continue
         if b < 0:
