@@ -1,4 +1,4 @@
-"""Grouped-query attention with a mixture of experts in every layer: Mixtral, MiniMax-M2, gpt-oss."""
+"""Grouped-query attention with a mixture of experts in every layer: Mixtral, MiniMax-M2, Phi-3.5-MoE, gpt-oss."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def build_minimax_m2(request: Request) -> ModelProfile:
     return _build(
         request, read_attention(request.fields, norms=norms), replace(_experts(request), router_bias=corrected)
     )
+
+
+def build_phimoe(request: Request) -> ModelProfile:
+    """Phi-3.5-MoE: LayerNorms, biases on the projections of the attention and on the head where the config says so."""
+    fields = request.fields
+    bias = fields.boolean("attention_bias", False)
+    attention = read_attention(fields, qkv_bias=bias, output_bias=bias)
+    sizes = read_sizes(fields, attention.heads, attention.kv_heads)
+    ends = replace(
+        standard_ends(request, sizes), norm_weights=2 * sizes.hidden, head_bias=fields.boolean("lm_head_bias", False)
+    )
+    experts, windows = _experts(request), read_windows(fields, read_depth(fields))
+    blocks = [Block(sizes.hidden, attention, experts, window, norm_vectors=2) for window in windows]
+    return assemble_blocks(request, sizes, ends, blocks)
 
 
 def build_gpt_oss(request: Request) -> ModelProfile:

@@ -214,6 +214,23 @@ def test_searched_layers_differ() -> None:
     assert model.num_kv_heads == 2
 
 
+def test_lightning_layers_keep_a_constant_state() -> None:
+    """Lists of 0 and 1 tell lightning from full attention; a lightning layer keeps 4 heads of 6×6 numbers."""
+    layers = _model("minimax").layers[1:-1]
+    assert [layer.kv.constant_bytes for layer in layers] == [4 * 6 * 6 * 2] * 3 + [0]
+    assert [layer.kv.bytes_per_token for layer in layers] == [0] * 3 + [2 * 2 * 6 * 2]
+    # qkv 24·72, gate 24·24, out 24·24, norm 24; two norms of 24; router 24·4, 4 experts of 3·24·36
+    expected = 24 * 72 + 24 * 24 * 2 + 24 + 2 * 24 + 24 * 4 + 4 * 3 * 24 * 36
+    assert [layer.parameters for layer in layers[:3]] == [expected] * 3
+
+
+@pytest.mark.parametrize("kinds", [[0, 1], [0, 1, 2, 0], "0001", [0, 1, True, 0]])
+def test_attention_types_that_fit_no_model_are_refused(kinds: Any) -> None:
+    """One 0 or 1 a layer, nothing else."""
+    with pytest.raises(InputError, match=r"attn_type_list: expected 0 \(lightning\) or 1"):
+        _model("minimax", attn_type_list=kinds)
+
+
 def test_minimax_norms_whole_rows() -> None:
     """Norms of 24 + 12 weights on queries and keys, a router of 96 with 4 corrections, four experts."""
     expected = 2 * 24 * 24 + 2 * 24 * 12 + 36 + 48 + 24 * 4 + 4 + 4 * 3 * 24 * 36
