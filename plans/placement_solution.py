@@ -15,6 +15,15 @@ class StageRange:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupStage:
+    """Layers ``start..stop−1`` on the tensor-parallel group `devices` of one island (numbers in topology order)."""
+
+    devices: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementSolution:
     """One pipeline, stages in order."""
 

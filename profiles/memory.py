@@ -86,6 +86,8 @@ def stage_memory(
 
 def _weight_share(layer: Layer, tensor_parallel: int) -> float:
     whole = layer.replicated_weight_bytes
+    if tensor_parallel > layer.kv.heads:  # ranks share heads, so each holds the projections to keys and values
+        whole += layer.kv_projection_weight_bytes
     return whole + (layer.weight_bytes - whole) / tensor_parallel
 
 

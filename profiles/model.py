@@ -89,6 +89,8 @@ class Layer:
         Bytes of its weights at the profile's dtypes.
     replicated_weight_bytes
         The part of `weight_bytes` every tensor-parallel rank holds whole (norms, routers).
+    kv_projection_weight_bytes
+        The part of `weight_bytes` that projects to keys and values: held whole, too, by more ranks than KV heads.
     kv
         State per sequence.
     boundary_bytes_per_token
@@ -110,6 +112,7 @@ class Layer:
     boundary_bytes_per_token: float
     ffn_active: int
     operators: tuple[Operator, ...]
+    kv_projection_weight_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from gpuplan.profiles.records import Record
 MODEL_SCHEMA = "gpuplan/model/1"
 _KINDS = ("embedding", "decoder", "head")
 #: What a layer may leave out: nothing replicated, no state, no feed-forward part.
-_LAYER_DEFAULTS = {"replicated_weight_bytes", "kv", "ffn_active"}
+_LAYER_DEFAULTS = {"replicated_weight_bytes", "kv_projection_weight_bytes", "kv", "ffn_active"}
 _INDEX = "{index}"
 _OPERATOR_NUMBERS = (
     "flops_per_token",
@@ -64,6 +64,7 @@ def _name_operator_sets(model: ModelProfile) -> dict[tuple[Operator, ...], str]:
 
 
 def _layer_to_dict(layer: Layer, names: Mapping[tuple[Operator, ...], str]) -> dict[str, Any]:
+    projections = layer.kv_projection_weight_bytes
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -71,6 +72,7 @@ def _layer_to_dict(layer: Layer, names: Mapping[tuple[Operator, ...], str]) -> d
         "parameters": layer.parameters,
         "weight_bytes": layer.weight_bytes,
         "replicated_weight_bytes": layer.replicated_weight_bytes,
+        **({"kv_projection_weight_bytes": projections} if projections else {}),
         "kv": asdict(layer.kv),
         "boundary_bytes_per_token": layer.boundary_bytes_per_token,
         "ffn_active": layer.ffn_active,
@@ -165,13 +167,15 @@ def _numbered(layer: Layer, index: int) -> Layer:
 def _layer_from_dict(record: Record, sets: Mapping[str, tuple[Operator, ...]]) -> Layer:
     record.expect_keys({f.name for f in fields(Layer)} - _LAYER_DEFAULTS, {*_LAYER_DEFAULTS, "repeat"})
     weight_bytes = record.whole("weight_bytes")
+    replicated = record.whole("replicated_weight_bytes", 0, maximum=weight_bytes)
     return Layer(
         name=record.text("name"),
         kind=record.choice("kind", _KINDS),  # type: ignore[arg-type]
         modules=record.texts("modules"),
         parameters=record.whole("parameters"),
         weight_bytes=weight_bytes,
-        replicated_weight_bytes=record.whole("replicated_weight_bytes", 0, maximum=weight_bytes),
+        replicated_weight_bytes=replicated,
+        kv_projection_weight_bytes=record.whole("kv_projection_weight_bytes", 0, maximum=weight_bytes - replicated),
         kv=_kv_from_dict(record.record("kv")) if "kv" in record.names() else KvState(),
         boundary_bytes_per_token=record.number("boundary_bytes_per_token"),
         ffn_active=record.whole("ffn_active", 0),

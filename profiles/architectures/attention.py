@@ -88,7 +88,9 @@ class GroupedAttention:
         Query-key products and the weighted values cost ``4·heads·head_dim`` FLOPs a pair; the cache is read once
         for every position of every sequence.
         """
-        parts.matmul("qkv_proj", *self._input_linears())
+        linears = self._input_linears()
+        size = parts.matmul("qkv_proj", *linears)
+        parts.kv_projections(size * (1.0 - self._query_outputs() / sum(linear.outputs for linear in linears)))
         kv = self.kv_state(parts).bytes_per_token
         moved = 2 * (self.query_width + self.kv_width) + (3 * self.query_width if self.gate else 0)
         parts.add(
@@ -104,8 +106,11 @@ class GroupedAttention:
         )
         parts.matmul("o_proj", Linear(self.names[-1], self.query_width, self.hidden, self.output_bias))
 
+    def _query_outputs(self) -> int:
+        return self.query_width * (2 if self.gate else 1)
+
     def _input_linears(self) -> tuple[Linear, ...]:
-        widths = [self.query_width * (2 if self.gate else 1), self.kv_width, self.kv_width]
+        widths = [self._query_outputs(), self.kv_width, self.kv_width]
         names = self.names[:-1]
         if len(names) == 1:  # one fused projection
             widths = [sum(widths)]

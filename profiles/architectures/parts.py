@@ -41,6 +41,7 @@ class LayerParts:
         self._parameters = 0
         self._bytes = 0.0
         self._replicated = 0.0
+        self._kv_projections = 0.0
 
     def weights(self, count: int, *, replicated: bool = False) -> float:
         """Count `count` weights in the activation dtype (norms, biases, routers, embeddings); return their bytes."""
@@ -61,19 +62,25 @@ class LayerParts:
         stored = {self.precision.weight_dtype(f"{self.module}.{linear.name}") for linear in linears}
         return self.precision.compute_dtype(stored.pop()) if len(stored) == 1 else self.precision.activation
 
-    def matmul(self, name: str, *linears: Linear, sharded: bool = True) -> None:
-        """Add linear maps that read the same input as one operator."""
+    def kv_projections(self, size: float) -> None:
+        """Note how many of the bytes counted project to keys and values."""
+        self._kv_projections += size
+
+    def matmul(self, name: str, *linears: Linear, sharded: bool = True) -> float:
+        """Add linear maps that read the same input as one operator; return their bytes."""
         written = sum(linear.outputs for linear in linears)
+        size = self.linears(*linears, replicated=not sharded)
         self.operators.append(
             Operator(
                 name,
                 self.compute_dtype(*linears),
                 flops_per_token=2.0 * sum(linear.matrix for linear in linears),
-                weight_bytes=self.linears(*linears, replicated=not sharded),
+                weight_bytes=size,
                 bytes_per_token=(linears[0].inputs + written) * self.precision.activation_bytes,
                 sharded=sharded,
             )
         )
+        return size
 
     def elementwise(self, name: str, elements: int, *, weights: int = 0, sharded: bool = False) -> None:
         """Add work that moves `elements` activations per token: norms with their `weights`, activation functions."""
@@ -113,6 +120,7 @@ class LayerParts:
             boundary_bytes_per_token=boundary * self.precision.activation_bytes,
             ffn_active=ffn_active,
             operators=tuple(self.operators),
+            kv_projection_weight_bytes=whole_bytes(self._kv_projections),
         )
 
     def _count(self, count: int, size: float, replicated: bool) -> float:

@@ -16,6 +16,7 @@ from gpuplan.errors import UsageError
 from gpuplan.profiles.costs import CostProfile, LayerTimes
 from gpuplan.profiles.memory import TOKEN_BYTES, kv_bytes_per_token, workspace_bytes
 from gpuplan.profiles.model import ModelProfile
+from gpuplan.profiles.problems.degrees import RUNTIMES, check_runtime_degrees, checked_degrees
 from gpuplan.profiles.problems.objectives import dense_objective, user_objective_name
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, HopTable, Objective, Timing, hop_table
 from gpuplan.profiles.roofline import AnalyticCosts
@@ -25,9 +26,6 @@ from gpuplan.units import GIB
 
 if TYPE_CHECKING:
     from gpuplan.topology.routes import Router
-
-#: Runtimes a plan can be made for, and whether each of their stages must hold a decoder layer.
-RUNTIMES = {"accelerate": False, "llama-cpp": False, "sglang": True, "vllm": True}
 
 ValueT = TypeVar("ValueT")
 
@@ -83,6 +81,10 @@ class PlacementProblem:
         M is the number of stages a plan has (``throughput`` alone).
     front
         Ask for the whole front over (latency, bottleneck, devices) instead of one objective.
+    tensor_parallel
+        Devices a stage may have: the degrees to try, or ``auto`` for all that the model and the islands allow.
+    uneven_tensor_parallel
+        Whether stages of one plan may have different degrees.
 
     Raises
     ------
@@ -102,6 +104,8 @@ class PlacementProblem:
     runtime: str | None = None
     micro_batches_from_stages: bool = False
     front: bool = False
+    tensor_parallel: tuple[int, ...] | Literal["auto"] = (1,)
+    uneven_tensor_parallel: bool = False
     _prepared: _Prepared = field(default_factory=_Prepared, repr=False)
     _dense: DensePlacement | None = field(default=None, init=False, repr=False)
 
@@ -111,6 +115,8 @@ class PlacementProblem:
         _check_reserve(self.reserve_bytes)
         _check_max_devices(self.max_devices)
         _check_runtime(self.runtime)
+        object.__setattr__(self, "tensor_parallel", checked_degrees(self.model, self.tensor_parallel))
+        check_runtime_degrees(self.runtime, self.tensor_parallel, uneven=self.uneven_tensor_parallel)
         several = self.micro_batches_from_stages or self.workload.micro_batches > 1
         if several and (self.front or objective.name != "bottleneck"):
             asked = "the front" if self.front else f"the objective {self.objective_name}"
@@ -123,8 +129,13 @@ class PlacementProblem:
         """The objective's name as people type it (``throughput``, not ``bottleneck``)."""
         return user_objective_name(self.objective)
 
+    @property
+    def single_devices(self) -> bool:
+        """Whether every stage is to be one device."""
+        return self.tensor_parallel == (1,)
+
     def dense(self) -> DensePlacement:
-        """Return the numbers a solver reads; computed once."""
+        """Return the numbers a solver reads, of single devices as stages; computed once."""
         if self._dense is None:
             object.__setattr__(self, "_dense", _dense(self))
         assert self._dense is not None
