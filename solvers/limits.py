@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gpuplan.errors import UnsupportedError
+from gpuplan.units import format_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -32,6 +35,8 @@ class Limits:
         Called between steps; the search stops with its incumbent when it returns True.
     on_progress
         Called between steps with the incumbent and bound.
+    memory_limit_bytes
+        Memory a search may take by its estimate, bytes, or None: what would take more is refused before it is built.
     """
 
     time_limit_s: float | None = 60.0
@@ -39,6 +44,30 @@ class Limits:
     threads: int = 1
     cancel: Callable[[], bool] | None = None
     on_progress: Callable[[Progress], None] | None = None
+    memory_limit_bytes: int | None = None
+
+
+def refuse_memory(what: str, estimate_bytes: float, limits: Limits) -> None:
+    """Refuse what would take more memory than allowed, before it is built.
+
+    Parameters
+    ----------
+    what
+        The method, as the sentence begins.
+    estimate_bytes
+        An upper estimate.
+
+    Raises
+    ------
+    UnsupportedError
+        The estimate is above ``limits.memory_limit_bytes``.
+    """
+    limit = limits.memory_limit_bytes
+    if limit is not None and estimate_bytes > limit:
+        raise UnsupportedError(
+            f"{what} would take about {format_bytes(estimate_bytes)} of memory and --memory-limit is "
+            f"{format_bytes(limit)}; allow more, or use another solver"
+        )
 
 
 class Budget:

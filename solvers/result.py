@@ -18,8 +18,18 @@ PlanT_co = TypeVar("PlanT_co", covariant=True)
 class Report:
     """How an answer was reached.
 
-    `wall_time_s` and `work` (labels or nodes expanded) never enter a plan file; `notes` are sentences for a person
-    (what ``auto`` picked and why); `bound_kind` names how the bound was proven.
+    solver, seed, options, notes
+        What was asked; sentences for a person (what ``auto`` picked and why).
+    wall_time_s, work
+        Wall time, s, and labels or nodes expanded; they never enter a plan file.
+    bound_kind
+        What sort of bound it is, in a word or two (``Lagrangian``, ``exhaustive search``, ``dual bound of HiGHS``);
+        None where there is no bound.
+    proof
+        How the bound was proven, in words for a person (``Lagrangian relaxation, 412 steps``); empty: `bound_kind`
+        says it all.
+    failure
+        What went wrong with an external solver, in one sentence; None where nothing did.
     """
 
     solver: str
@@ -29,6 +39,8 @@ class Report:
     bound_kind: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    proof: str = ""
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ comes after d), f[d] and l[d] (d first, last), y[d,i,j] (d holds layers i..j−1
 Times become whole numbers, rounded *down* to multiples of 2⁻²⁸ of the largest one: the value of every plan is then at
 most its real value, so the solver's bound, divided by the scale, is a valid bound of the real problem. What the
 rounding costs (at most 3·K units) is part of the reported gap.
-One worker and a fixed seed: the same answer every time. Times that differ by many orders make a loose scale; the gap
-says so. Refuses `highspy` in the process: the two libraries clash.
+One worker, or several that take turns (`interleave_search`), and a fixed seed: the same answer every time. Times that
+differ by many orders make a loose scale; the gap says so. OR-Tools is loaded in a process of its own, never in this
+one: other solvers' libraries may clash with it.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.external.worker import Event, Reply, kept_workers, worker_for
+from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.goals import (
-    BOTTLENECK,
-    LATENCY,
-    PRICE,
-    STAGES,
     TIE,
     Blocks,
     Goal,
+    Stages,
     Step,
+    check_start,
     check_supported,
     conclude,
+    first_goal,
     make_blocks,
     over_stage_counts,
     refuse_large,
@@ -51,9 +52,16 @@ from gpuplan.solvers.placement.goals import (
 )
 from gpuplan.solvers.result import Report, Result
 
+if TYPE_CHECKING:
+    from gpuplan.solvers.external.child import Channel
+
 MAX_VARIABLES = 50_000
 #: The largest coefficient. OR-Tools 9.15 presolve was seen to lose plans without a word where integers pass 2³¹.
 LARGEST = 1 << 28
+#: Bytes CP-SAT was seen to need for each literal.
+BYTES_PER_LITERAL = 4_000
+_LIBRARY = "CP-SAT"
+_HERE = "gpuplan.solvers.placement.constraint"
 
 
 def available() -> bool:
@@ -197,14 +205,19 @@ class Model:
             value += self._price(goal.price * self.scale)
         self.model.minimize(value)
 
-    def stages(self, solver: Any) -> tuple[StageRange, ...]:
-        """Read the pipeline from the solver's values."""
-        chosen = sorted((i, j, d) for (d, i, j), y in self.y.items() if solver.boolean_value(y))
-        return tuple(StageRange(d, i, j) for i, j, d in chosen)
+    def stages(self, value: Callable[[Any], bool]) -> list[tuple[int, int, int]]:
+        """Read the pipeline (device, start, stop) from the values of literals."""
+        return sorted((key for key, y in self.y.items() if value(y)), key=lambda key: key[1])
+
+    def hint(self, stages: list[tuple[int, int, int]]) -> None:
+        """Start from a plan: say which blocks it has."""
+        chosen = set(stages)
+        for key, y in self.y.items():
+            self.model.add_hint(y, key in chosen)
 
 
 def _scale(blocks: Blocks, goal: Goal) -> float:
-    """Return units per second (or stage, or price) such that the largest coefficient is 2⁴⁰."""
+    """Return units per second (or stage, or price) such that the largest coefficient is 2²⁸."""
     largest = goal.stages
     if goal.price:
         largest = max(largest, goal.price * float(blocks.problem.price_per_hour.max()))
@@ -217,18 +230,50 @@ def _scale(blocks: Blocks, goal: Goal) -> float:
     return LARGEST / largest if largest > 0.0 else 1.0
 
 
+# ------------------------------------------------------------------------------------------- in a process of its own
+
+
+def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Build and solve one model; runs in the child. Points are told as flat lists of device, start, stop."""
+    model = Model(make_blocks(payload["problem"]), payload["goal"], payload["stages"])
+    if payload["hint"] is not None:
+        model.hint(payload["hint"])
+    solver = model.cp.CpSolver()
+    solver.parameters.num_workers = payload["threads"]
+    solver.parameters.interleave_search = payload["threads"] > 1
+    solver.parameters.random_seed = payload["seed"]
+    if payload["until"] is not None:
+        solver.parameters.max_time_in_seconds = max(payload["until"] - time.monotonic() - 0.02, 0.01)
+    solver.best_bound_callback = lambda bound: channel.improved(None, bound / model.scale)
+    with _stopping(solver, channel):
+        status = solver.solve(model.model, _told_solutions(model, channel))
+    names = {model.cp.OPTIMAL: "optimal", model.cp.FEASIBLE: "feasible", model.cp.INFEASIBLE: "infeasible"}
+    name = names.get(status, "unknown" if status == model.cp.UNKNOWN else "invalid")
+    known = name in ("optimal", "feasible", "unknown")
+    bound = solver.best_objective_bound / model.scale if known else -math.inf
+    stages = model.stages(solver.boolean_value) if name in ("optimal", "feasible") else None
+    return {"status": name, "stages": stages, "bound": bound}
+
+
+def _told_solutions(model: Model, channel: Channel) -> Any:
+    """Return a callback that tells every better plan as it is found."""
+
+    class Told(model.cp.CpSolverSolutionCallback):  # type: ignore[misc, name-defined]
+        def on_solution_callback(self) -> None:
+            flat = [number for key in model.stages(self.boolean_value) for number in key]
+            channel.improved(flat, self.best_objective_bound / model.scale)
+
+    return Told()
+
+
 @contextlib.contextmanager
-def _cancelling(solver: Any, budget: Budget) -> Iterator[None]:
-    """Ask the caller's `cancel` now and then while the solver runs, and stop it when it says so."""
-    cancel = budget.limits.cancel
-    if cancel is None:
-        yield
-        return
+def _stopping(solver: Any, channel: Channel) -> Iterator[None]:
+    """Stop the solver when the parent asks for it."""
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.05):
-            if cancel():
+        while not done.wait(0.02):
+            if channel.stopped():
                 solver.stop_search()
                 return
 
@@ -241,70 +286,140 @@ def _cancelling(solver: Any, budget: Budget) -> Iterator[None]:
         watcher.join()
 
 
-def _minimise(problem: DensePlacement, goal: Goal, stages: int | None, budget: Budget, seed: int) -> Step:
-    """Build and solve one model, M a number."""
-    blocks = make_blocks(problem)
-    if not blocks.blocks:
-        return Step(None, math.inf, infeasible=True)
+def write_here(payload: dict[str, Any], channel: Channel) -> bool:
+    """Write a model to a file; runs in the child."""
+    model = Model(make_blocks(payload["problem"]), payload["goal"], None)
+    return bool(model.model.export_to_file(payload["path"]))
+
+
+# ------------------------------------------------------------------------------------------------------ on this side
+
+
+class _Heard:
+    """The best plan and bound the child has told so far."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.stages: Stages | None = None
+        self.bound = -math.inf
+        self._budget = budget
+
+    def __call__(self, event: Event) -> None:
+        if event.get("event") != "improved":
+            return
+        self.bound = max(self.bound, float(event["bound"]))
+        if event.get("x") is not None:
+            self.stages = _stages(zip(*[iter(event["x"])] * 3, strict=True))
+        self._budget.report("cp-sat", None, self.bound if math.isfinite(self.bound) else None)
+
+
+def _stages(keys: Any) -> Stages:
+    return tuple(StageRange(int(d), int(i), int(j)) for d, i, j in keys)
+
+
+def _minimise(
+    problem: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None, budget: Budget, seed: int
+) -> Step:
+    """Solve one model, M a number."""
     if budget.exhausted():
         return Step(None, -math.inf)
     budget.spend(1)
-    model = Model(blocks, goal, stages)
-    solver = model.cp.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed
-    if not math.isinf(budget.remaining_s):
-        solver.parameters.max_time_in_seconds = max(budget.remaining_s, 0.01)
-    with _cancelling(solver, budget):
-        status = solver.solve(model.model)
-    if status == model.cp.INFEASIBLE:
+    if not make_blocks(problem).blocks:
         return Step(None, math.inf, infeasible=True)
-    bound = solver.best_objective_bound / model.scale
-    if status not in (model.cp.OPTIMAL, model.cp.FEASIBLE):
-        return Step(None, bound if status == model.cp.UNKNOWN else -math.inf)
-    plan = model.stages(solver)
-    return Step(plan if broken_rule(problem, plan) is None else None, bound)
+    seconds = None if math.isinf(budget.remaining_s) else max(budget.remaining_s, 0.01)
+    payload = {
+        "problem": problem,
+        "goal": goal,
+        "stages": stages,
+        "hint": None if hint is None else [(s.device, s.start, s.stop) for s in hint],
+        "until": None if seconds is None else time.monotonic() + seconds,
+        "threads": budget.limits.threads,
+        "seed": seed,
+    }
+    heard = _Heard(budget)
+    with worker_for(_LIBRARY) as worker:
+        reply = worker.run(f"{_HERE}:work", payload, seconds=seconds, cancel=budget.limits.cancel, on_event=heard)
+    return _step(problem, reply, heard)
 
 
-def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[PlacementSolution]:
-    """Solve the circuit model with CP-SAT.
+def _step(problem: DensePlacement, reply: Reply, heard: _Heard) -> Step:
+    """Turn the child's reply, or what it told before it ended, into a step."""
+    if reply.kind == "SolverUnavailableError":
+        raise SolverUnavailableError(reply.note)
+    failure = ""
+    stages, bound = heard.stages, heard.bound
+    if reply.outcome == "failed":
+        failure = reply.note if _LIBRARY in reply.note else f"{_LIBRARY} failed: {reply.note}"
+    elif reply.outcome == "done":
+        try:
+            assert reply.answer is not None
+            if reply.answer["status"] == "infeasible":
+                return Step(None, math.inf, infeasible=True)
+            stages = None if reply.answer["stages"] is None else _stages(reply.answer["stages"])
+            bound = float(reply.answer["bound"])
+        except (AssertionError, KeyError, TypeError, ValueError):
+            failure = f"{_LIBRARY} answered with something that is no solution"
+    if stages is not None and broken_rule(problem, stages) is not None:
+        stages = None
+    return Step(stages, bound, failure=failure)
+
+
+def _check(problem: DensePlacement) -> int:
+    """Refuse what the model does not take; return how many literals it may have."""
+    check_supported(problem, "cp-sat")
+    n, D = problem.num_layers, problem.num_devices
+    literals = D * n * (n + 1) // 2 + D * (D - 1) * max(n - 1, 0)
+    refuse_large(problem, "cp-sat", literals, MAX_VARIABLES)
+    if not available():
+        raise SolverUnavailableError("cp-sat needs OR-Tools, which is not installed; run pip install ortools")
+    return literals
+
+
+def solve(
+    problem: DensePlacement, limits: Limits, seed: int = 0, *, warm_start: PlacementSolution | None = None
+) -> Result[PlacementSolution]:
+    """Solve the circuit model with CP-SAT, in a process of its own.
 
     Parameters
     ----------
     problem
         Objectives latency, bottleneck, efficiency, cost, balanced; no front.
     limits
-        Time is shared by the steps of an objective; always one thread; a cancel is seen within 50 ms.
+        Time, hard, is shared by the steps of an objective; several threads take turns; a cancel is seen at once.
     seed
         Seed of the search.
+    warm_start
+        A plan given as a hint; never left for a worse one.
 
     Returns
     -------
     Result
-        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as `milp.solve`.
+        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as in `linear_forms.solve_form`.
 
     Raises
     ------
     UnsupportedError
-        Other objectives, fronts, and models of over 50,000 literals.
+        Other objectives, fronts, models of over 50,000 literals or, by estimate, too much memory.
     SolverUnavailableError
-        OR-Tools is not installed, or `highspy` is loaded in this process.
+        OR-Tools is not installed.
     """
-    check_supported(problem, "cp-sat")
-    refuse_large(problem, "cp-sat", MAX_VARIABLES)
+    literals = _check(problem)
+    refuse_memory("cp-sat", literals * BYTES_PER_LITERAL, limits)
+    start = check_start(problem, warm_start)
     budget = Budget(limits)
 
-    def minimize(goal: Goal) -> Step:
-        return over_stage_counts(problem, goal, lambda p, g, k: _minimise(p, g, k, budget, seed))
+    def minimize(goal: Goal, hint: Stages | None) -> Step:
+        return over_stage_counts(problem, goal, hint, lambda *step: _minimise(*step, budget, seed))
 
-    answer = solve_objective(problem, minimize)
+    with kept_workers():
+        answer = solve_objective(problem, minimize, start)
     report = Report(
         "cp-sat",
         seed=seed,
-        wall_time_s=time.perf_counter() - budget.started,
+        wall_time_s=budget.elapsed_s,
         work=budget.work,
         bound_kind="bound of CP-SAT, rounding included",
-        options={"workers": 1},
+        proof="clause learning and LP relaxation of the circuit form by CP-SAT, times rounded down to whole numbers",
+        options={"workers": limits.threads, "interleaved": limits.threads > 1},
     )
     return conclude(problem, "cp-sat", answer, budget, report)
 
@@ -319,14 +434,17 @@ def write_model(problem: DensePlacement, path: str | Path) -> None:
     UnsupportedError
         As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
     """
-    check_supported(problem, "cp-sat")
-    refuse_large(problem, "cp-sat", MAX_VARIABLES)
+    _check(problem)
     if problem.micro_batches == "stages":
         raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
     target = Path(path)
     if target.suffix not in (".pb", ".txt"):
         raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {target.name!r}")
-    goal = {"bottleneck": BOTTLENECK, "efficiency": STAGES, "cost": PRICE}.get(problem.objective.name, LATENCY)
-    model = Model(make_blocks(problem), goal, None)
-    if not target.parent.is_dir() or not model.model.export_to_file(str(target)):
+    written = False
+    if target.parent.is_dir():
+        payload = {"problem": problem, "goal": first_goal(problem), "path": str(target.resolve())}
+        with worker_for(_LIBRARY) as worker:
+            reply = worker.run(f"{_HERE}:write_here", payload, seconds=None)
+        written = reply.outcome == "done" and reply.answer is True  # type: ignore[comparison-overlap]
+    if not written:
         raise UsageError(f"cannot write the model to {target}; give a folder that exists and can be written to")

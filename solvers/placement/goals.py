@@ -1,4 +1,4 @@
-"""What the generic cross-checks (`milp-blocks`, `cp-sat`) share: blocks, single goals, and objectives made of them.
+"""What the generic cross-checks (`milp`, `milp_layers`, `constraint`) share: blocks, goals, objectives made of them.
 
 An objective is one linear goal, or two in turn: efficiency (devices, then latency) and cost (price, then latency) hold
 the first while the second is minimised; balanced first finds the two starred values. A method only has to minimise
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuplan.errors import InputError, UnsupportedError
+from gpuplan.errors import InputError, UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
 from gpuplan.solvers.limits import Budget
@@ -29,7 +29,7 @@ from gpuplan.solvers.placement.baselines.common import (
     stage_counts,
     with_micro_batches,
 )
-from gpuplan.solvers.placement.evaluate import evaluate, hop_s, terms
+from gpuplan.solvers.placement.evaluate import broken_rule, evaluate, hop_s, terms
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
 #: Relative difference of bound and objective below which a MILP or CP answer counts as proven.
@@ -70,14 +70,18 @@ class Step:
         Proven lower bound; −inf when nothing is known, inf when infeasible.
     infeasible
         Whether it is proven that there is no plan.
+    failure
+        What went wrong with the engine, in one sentence; empty where nothing did.
     """
 
     stages: Stages | None
     bound: float
     infeasible: bool = False
+    failure: str = ""
 
 
-Minimize = Callable[[Goal], Step]
+#: Minimises a goal, from a plan that keeps to it or from None.
+Minimize = Callable[[Goal, Stages | None], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Answer:
 
     stars
         The proven reference values (latency, devices) of the balanced objective.
+    failure
+        What went wrong with the engine, in one sentence.
     """
 
     stages: Stages | None
@@ -93,6 +99,7 @@ class Answer:
     bound: Value | None = None
     infeasible: bool = False
     stars: tuple[float, float] | None = None
+    failure: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers
@@ -195,29 +202,68 @@ def goal_value(problem: DensePlacement, goal: Goal, stages: Stages) -> float:
 # ------------------------------------------------------------------------------------------------- objectives
 
 
+def first_goal(problem: DensePlacement) -> Goal:
+    """Return the first goal of the problem's objective."""
+    return {"bottleneck": BOTTLENECK, "efficiency": STAGES, "cost": PRICE}.get(problem.objective.name, LATENCY)
+
+
 def over_stage_counts(
-    problem: DensePlacement, goal: Goal, once: Callable[[DensePlacement, Goal, int | None], Step]
+    problem: DensePlacement,
+    goal: Goal,
+    hint: Stages | None,
+    once: Callable[[DensePlacement, Goal, int | None, Stages | None], Step],
 ) -> Step:
     """Minimise a goal; where M is as many as the stages, once per number of stages."""
     if problem.micro_batches != "stages":
-        return once(problem, goal, None)
-    steps = [once(with_micro_batches(problem, k), goal, k) for k in stage_counts(problem)]
+        return once(problem, goal, None, hint)
+    steps = []
+    for k in stage_counts(problem):
+        start = hint if hint is not None and len(hint) == k else None
+        steps.append(once(with_micro_batches(problem, k), goal, k, start))
     plans = [step.stages for step in steps if step.stages is not None]
     best = min(plans, key=lambda stages: goal_value(problem, goal, stages), default=None)
     bound = min(step.bound for step in steps)
-    return Step(best, bound, all(step.infeasible for step in steps))
+    failures = [step.failure for step in steps if step.failure]
+    return Step(best, bound, all(step.infeasible for step in steps), failures[0] if failures else "")
 
 
-def solve_objective(problem: DensePlacement, minimize: Minimize) -> Answer:
-    """Minimise the problem's objective with a method for single goals."""
+def solve_objective(problem: DensePlacement, minimize: Minimize, start: Stages | None = None) -> Answer:
+    """Minimise the problem's objective with a method for single goals, from a plan where one is given."""
+    method = _Kept(problem, minimize)
     name = problem.objective.name
-    if name == "latency":
-        return _single(problem, LATENCY, minimize)
-    if name == "bottleneck":
-        return _single(problem, BOTTLENECK, minimize)
     if name == "balanced":
-        return _balanced(problem, minimize)
-    return _pair(problem, STAGES if name == "efficiency" else PRICE, minimize)
+        return _balanced(problem, method, start)
+    if name in ("latency", "bottleneck"):
+        return _single(problem, first_goal(problem), method, start)
+    return _pair(problem, first_goal(problem), method, start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A method that never ends with less than it started from."""
+
+    problem: DensePlacement
+    minimize: Minimize
+
+    def __call__(self, goal: Goal, hint: Stages | None) -> Step:
+        start = hint if hint is not None and _keeps_to(self.problem, goal, hint) else None
+        step = self.minimize(goal, start)
+        if start is None:
+            return step
+        if step.infeasible:
+            return Step(start, -math.inf, failure="the engine says infeasible where a plan was given")
+        value = goal_value(self.problem, goal, start)
+        if step.stages is not None and goal_value(self.problem, goal, step.stages) <= value:
+            return step
+        return dataclasses.replace(step, stages=start)
+
+
+def _keeps_to(problem: DensePlacement, goal: Goal, stages: Stages) -> bool:
+    """Return whether a plan is within the caps of a goal."""
+    few = goal.stages_cap is None or len(stages) <= goal.stages_cap
+    if goal.price_cap is None:
+        return few
+    return few and evaluate(problem, stages).price_per_hour <= goal.price_cap * (1 + TIE)
 
 
 def _bound(problem: DensePlacement, goal: Goal, step: Step) -> float | None:
@@ -234,52 +280,54 @@ def _proven(value: float, bound: float | None) -> bool:
     return bound is not None and abs(value - bound) <= PROVEN * abs(value)
 
 
-def _single(problem: DensePlacement, goal: Goal, minimize: Minimize) -> Answer:
-    step = minimize(goal)
+def _single(problem: DensePlacement, goal: Goal, minimize: Minimize, start: Stages | None) -> Answer:
+    step = minimize(goal, start)
     value = None if step.stages is None else goal_value(problem, goal, step.stages)
-    return Answer(step.stages, value, _bound(problem, goal, step), step.infeasible)
+    return Answer(step.stages, value, _bound(problem, goal, step), step.infeasible, failure=step.failure)
 
 
-def _pair(problem: DensePlacement, first: Goal, minimize: Minimize) -> Answer:
-    step = minimize(first)
+def _pair(problem: DensePlacement, first: Goal, minimize: Minimize, start: Stages | None) -> Answer:
+    step = minimize(first, start)
     bound = _bound(problem, first, step)
+    open_bound = None if bound is None else (bound, 0.0)
     if step.stages is None:
-        return Answer(None, None, None if bound is None else (bound, 0.0), step.infeasible)
+        return Answer(None, None, open_bound, step.infeasible, failure=step.failure)
     value = goal_value(problem, first, step.stages)
     if bound is None or not _proven(value, bound):
-        return Answer(step.stages, _pair_value(problem, first, step.stages), None if bound is None else (bound, 0.0))
+        return Answer(step.stages, _pair_value(problem, first, step.stages), open_bound, failure=step.failure)
     by_count = first == STAGES
-    second = minimize(
-        Goal(latency=1.0, stages_cap=round(value) if by_count else None, price_cap=None if by_count else value)
-    )
+    capped = Goal(latency=1.0, stages_cap=round(value) if by_count else None, price_cap=None if by_count else value)
+    second = minimize(capped, step.stages)
     stages = second.stages
     if stages is None or goal_value(problem, first, stages) > value * (1 + 2 * TIE):
         stages = step.stages  # an engine's tolerance let the first key slip
     latency_bound = _bound(problem, LATENCY, Step(stages, second.bound)) or 0.0
     pair = _pair_value(problem, first, stages)
-    return Answer(stages, pair, (pair[0], latency_bound))
+    return Answer(stages, pair, (pair[0], latency_bound), failure=second.failure)
 
 
 def _pair_value(problem: DensePlacement, first: Goal, stages: Stages) -> tuple[float, float]:
     return goal_value(problem, first, stages), goal_value(problem, LATENCY, stages)
 
 
-def _balanced(problem: DensePlacement, minimize: Minimize) -> Answer:
+def _balanced(problem: DensePlacement, minimize: Minimize, start: Stages | None) -> Answer:
     """Minimise ``α₁·latency/latency* + α₂·devices/devices*``; both starred values have to be proven."""
-    stars = []
+    stars, plans = [], []
     for goal in (LATENCY, STAGES):
-        step = minimize(goal)
+        step = minimize(goal, start)
         if step.stages is None:
-            return Answer(None, infeasible=step.infeasible)
+            return Answer(None, infeasible=step.infeasible, failure=step.failure)
         value = goal_value(problem, goal, step.stages)
         if not _proven(value, _bound(problem, goal, step)):
-            return Answer(None)
+            return Answer(None, failure=step.failure)
         stars.append(value)
+        plans.append(step.stages)
     if stars[0] <= 0.0:
         raise InputError("the balanced objective divides by the least latency, which is 0; give the layers times")
     weights = problem.objective
     goal = Goal(latency=weights.latency_weight / stars[0], stages=weights.devices_weight / stars[1])
-    return dataclasses.replace(_single(problem, goal, minimize), stars=(stars[0], stars[1]))
+    best = min([*plans, *([] if start is None else [start])], key=lambda stages: goal_value(problem, goal, stages))
+    return dataclasses.replace(_single(problem, goal, minimize, best), stars=(stars[0], stars[1]))
 
 
 # --------------------------------------------------------------------------------------------- in and out
@@ -296,22 +344,35 @@ def check_supported(problem: DensePlacement, name: str) -> None:
         check_prices(problem)
 
 
-def refuse_large(problem: DensePlacement, name: str, most: int) -> None:
+def refuse_large(problem: DensePlacement, name: str, variables: int, most: int) -> None:
     """Refuse problems whose model would be too large to be a useful cross-check."""
-    n, D = problem.num_layers, problem.num_devices
-    variables = D * n * (n + 1) // 2 + D * (D - 1) * max(n - 1, 0)
     if variables > most:
+        n, D = problem.num_layers, problem.num_devices
         raise UnsupportedError(
             f"{name} takes models of up to {most:,} variables, {D} devices and {n} layers need up to {variables:,}; "
             "use --solver auto"
         )
 
 
+def check_start(problem: DensePlacement, warm_start: PlacementSolution | None) -> Stages | None:
+    """Return the stages of a plan to start from; UsageError when it is none of this problem."""
+    if warm_start is None:
+        return None
+    fault = broken_rule(problem, warm_start.stages)
+    if fault is not None:
+        raise UsageError(f"the warm start is not a plan for this problem: {fault}; give one that is, or none")
+    return warm_start.stages
+
+
 def conclude(
     problem: DensePlacement, name: str, answer: Answer, budget: Budget, report: Report
 ) -> Result[PlacementSolution]:
     """Turn an answer into a Result; ``optimal`` only when value and bound agree within 1e-6."""
+    if answer.failure:
+        report = dataclasses.replace(report, failure=answer.failure)
     if answer.stages is None:
+        if answer.failure:
+            return Result("no_solution", None, None, answer.bound, None, report, reasons=(f"{name}: {answer.failure}",))
         if answer.infeasible:
             from gpuplan.solvers.placement.infeasible import explain_infeasible
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gpuplan.errors import SolverUnavailableError
+from gpuplan.solvers.external.pulp_models import import_pulp
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement.milp import import_pulp
 
 Engine = Literal["highs", "cbc"]
 Terms = list[tuple[int, float]]  # (column, coefficient)

@@ -1,0 +1,322 @@
+"""What the linear forms of a placement (`milp`, `milp_layers`) share: objective, engines, starts, written models.
+
+Engines: ``highs`` is the HiGHS inside SciPy, ``cbc`` the CBC that PuLP 3 brings along, both in a process of their own
+with hard limits (`external`). A run that ends early hands back its best plan and bound; no engine's word is taken for
+"optimal" or "infeasible" without the bound, or the exact check of memory and routes.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpuplan.errors import UnsupportedError
+from gpuplan.plans.placement_solution import PlacementSolution
+from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.external.build import Builder, Terms, times
+from gpuplan.solvers.external.isolated import LIBRARIES, LinearEngine, solve_isolated
+from gpuplan.solvers.external.linear import FloatArray, LinearModel, memory_estimate
+from gpuplan.solvers.external.worker import kept_workers
+from gpuplan.solvers.limits import Budget, Limits, refuse_memory
+from gpuplan.solvers.placement.evaluate import broken_rule
+from gpuplan.solvers.placement.goals import (
+    TIE,
+    Blocks,
+    Goal,
+    Stages,
+    Step,
+    check_start,
+    check_supported,
+    conclude,
+    first_goal,
+    make_blocks,
+    over_stage_counts,
+    refuse_large,
+    solve_objective,
+)
+from gpuplan.solvers.result import Report, Result
+
+Engine = LinearEngine
+#: Modules an engine needs.
+MODULES: dict[str, tuple[str, ...]] = {"highs": ("scipy",), "cbc": ("pulp",), "scip": ("ortools",)}
+
+
+def available(engine: Engine) -> bool:
+    """Return whether an engine is installed, without importing it."""
+    return all(importlib.util.find_spec(module) is not None for module in MODULES[engine])
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a model may become: variables, rows, entries of its matrix."""
+
+    variables: int
+    rows: int
+    entries: int
+
+
+class LinearForm(abc.ABC):
+    """The linear model of one goal over the blocks of a problem.
+
+    Parameters
+    ----------
+    blocks
+        What a plan can be made of, M a number.
+    goal
+        What to minimise; its times are multiplied by `scale`, so that absolute tolerances of the engines (1e-6) are
+        small against values of about 1,000.
+    stages
+        Number of stages, or None.
+    """
+
+    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None) -> None:
+        self.blocks, self.goal = blocks, goal
+        self.scale = _scale(blocks, goal)
+        self.builder = Builder()
+        self._theta: int | None = None
+        self.make_variables()
+        self.make_rows(stages)
+        if goal.price_cap is not None:
+            self._cap_price(goal.price_cap)
+        self._set_objective()
+        self.linear: LinearModel = self.builder.build()
+
+    #: The form, in words.
+    title = ""
+
+    @classmethod
+    @abc.abstractmethod
+    def size(cls, problem: DensePlacement) -> Size:
+        """Return how large the model of a problem may become."""
+
+    @abc.abstractmethod
+    def make_variables(self) -> None:
+        """Make all variables but that of the bottleneck."""
+
+    @abc.abstractmethod
+    def make_rows(self, stages: int | None) -> None:
+        """Add the rows that make a plan of the variables; `stages`: their number, where it is set."""
+
+    @abc.abstractmethod
+    def seconds(self, timing: str) -> list[tuple[int, int, float]]:
+        """List (sending device, variable, time) of everything that takes time."""
+
+    @abc.abstractmethod
+    def price(self) -> Terms:
+        """Return what sums up to the price."""
+
+    @abc.abstractmethod
+    def used(self) -> Terms:
+        """Return what sums up to the number of stages."""
+
+    @abc.abstractmethod
+    def stages(self, values: list[float]) -> Stages:
+        """Read the pipeline from the variables' values."""
+
+    @abc.abstractmethod
+    def chosen(self, stages: Stages) -> list[int]:
+        """Return the variables that are 1 in a plan; KeyError for a plan the model has no variables for."""
+
+    def cap_devices(self, used: Terms) -> None:
+        """Add the device limit of the problem and that of an earlier step."""
+        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.stages_cap) if cap is not None]
+        if caps:
+            self.builder.at_most("devices", used, float(min(caps)))
+
+    def _cap_price(self, price_cap: float) -> None:
+        prices = self.price()
+        top = max((price for _, price in prices), default=0.0) or 1.0
+        self.builder.at_most("price", times(prices, 1 / top), price_cap * (1 + TIE) / top)
+
+    def _set_objective(self) -> None:
+        goal, cost = self.goal, self.builder.cost
+        if goal.bottleneck:
+            self._theta = self.builder.add("theta", math.inf)
+            by_device: dict[int, Terms] = {}
+            for device, column, seconds in self.seconds("cycle"):
+                by_device.setdefault(device, []).append((column, seconds))
+            for device in sorted(by_device):
+                stage = times(by_device[device], self.scale)
+                self.builder.at_most(f"stage_{device}", [*stage, (self._theta, -1.0)], 0.0)
+            cost.append((self._theta, 1.0))
+        if goal.latency:
+            cost += times(
+                [(column, seconds) for _, column, seconds in self.seconds("latency")], goal.latency * self.scale
+            )
+        if goal.stages:
+            cost += times(self.used(), goal.stages * self.scale)
+        if goal.price:
+            cost += times(self.price(), goal.price * self.scale)
+
+    def start(self, stages: Stages | None) -> FloatArray | None:
+        """Return the values of a plan, None without one or for one that the model does not hold."""
+        if stages is None:
+            return None
+        x = np.zeros(self.linear.num_variables)
+        try:
+            x[self.chosen(stages)] = 1.0
+        except KeyError:
+            return None
+        if self._theta is not None:
+            sums: dict[int, float] = {}
+            for device, column, seconds in self.seconds("cycle"):
+                sums[device] = sums.get(device, 0.0) + seconds * self.scale * x[column]
+            x[self._theta] = max(sums.values())
+        return x if self.linear.holds(x) else None
+
+
+def _scale(blocks: Blocks, goal: Goal) -> float:
+    """Return the factor that brings a typical value of the goal to 1,000."""
+    problem, typical = blocks.problem, goal.stages
+    if goal.price:
+        typical += goal.price * float(problem.price_per_hour.max())
+    if goal.latency or goal.bottleneck:
+        name, share = ("cycle", 1.0 / problem.num_devices) if goal.bottleneck else ("latency", goal.latency)
+        typical += share * float(blocks.prefix[name][:, -1].min())
+        if blocks.links:
+            typical += share * float(np.mean([blocks.link_s(name, *link) for link in blocks.links]))
+    return 1000.0 / typical if typical > 0.0 else 1.0
+
+
+# -------------------------------------------------------------------------------------------------------- the method
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call of `solve_form`: the form, the engine, the budget, and what went wrong or was done."""
+
+    name: str
+    form: type[LinearForm]
+    engine: Engine
+    budget: Budget
+    seed: int
+    finished: bool = True
+
+    def minimise(self, problem: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
+        """Build and solve one model, M a number."""
+        blocks = make_blocks(problem)
+        starts, ends = {i for _, i, _ in blocks.blocks}, {j for *_, j in blocks.blocks}
+        if 0 not in starts or problem.num_layers not in ends:
+            return Step(None, math.inf, infeasible=True)
+        if self.budget.exhausted():
+            self.finished = False
+            return Step(None, -math.inf)
+        self.budget.spend(1)
+        form = self.form(blocks, goal, stages)
+        answer = solve_isolated(
+            self.engine,
+            form.linear,
+            None if math.isinf(self.budget.remaining_s) else max(self.budget.remaining_s, 0.01),
+            start=form.start(hint),
+            threads=self.budget.limits.threads,
+            seed=self.seed,
+            cancel=self.budget.limits.cancel,
+            on_progress=lambda value, bound: self._report(form, value, bound),
+        )
+        self.finished = self.finished and answer.status in ("optimal", "infeasible")
+        if answer.status == "infeasible":
+            return Step(None, math.inf, infeasible=True)
+        plan = None if answer.x is None else form.stages(answer.x.tolist())
+        if plan is not None and broken_rule(problem, plan) is not None:
+            plan = None  # holds within the engine's tolerances only
+        return Step(plan, answer.bound / form.scale, failure=answer.note if answer.status == "failed" else "")
+
+    def _report(self, form: LinearForm, value: float | None, bound: float) -> None:
+        known = None if math.isinf(bound) else bound / form.scale
+        self.budget.report(self.name, None if value is None else value / form.scale, known)
+
+
+def _check(name: str, form: type[LinearForm], most: int, problem: DensePlacement) -> Size:
+    """Refuse what the form does not take; return how large it may become."""
+    check_supported(problem, name)
+    size = form.size(problem)
+    refuse_large(problem, name, size.variables, most)
+    return size
+
+
+def solve_form(
+    name: str,
+    form: type[LinearForm],
+    most: int,
+    problem: DensePlacement,
+    limits: Limits,
+    seed: int,
+    engine: Engine,
+    warm_start: PlacementSolution | None,
+) -> Result[PlacementSolution]:
+    """Solve a placement as a linear model.
+
+    Parameters
+    ----------
+    name, form, most
+        The method, its model, and the variables it takes at most.
+    problem
+        Objectives latency, bottleneck, efficiency, cost, balanced; no front.
+    limits
+        Time, hard, is shared by the steps of an objective; threads of the engine; a cancel is seen at once.
+    seed
+        Seed of CBC; HiGHS runs with its fixed default.
+    engine
+        ``highs`` or ``cbc``.
+    warm_start
+        A plan the engine starts from; never left for a worse one.
+
+    Returns
+    -------
+    Result
+        ``optimal`` when plan and bound agree within 1e-6, ``feasible`` with the bound and gap so far, ``infeasible``
+        (proven by the engine, checked), ``no_solution`` at a limit or where the engine failed (`report.failure`).
+
+    Raises
+    ------
+    UnsupportedError
+        Other objectives, fronts, models of too many variables or, by estimate, too much memory.
+    SolverUnavailableError
+        PuLP or the engine is not installed.
+    """
+    size = _check(name, form, most, problem)
+    full_name = name if engine == "highs" else f"{name}-{engine}"
+    refuse_memory(full_name, memory_estimate(size.variables, size.rows, size.entries), limits)
+    start = check_start(problem, warm_start)
+    budget = Budget(limits)
+    run = _Run(full_name, form, engine, budget, seed)
+
+    def minimize(goal: Goal, hint: Stages | None) -> Step:
+        return over_stage_counts(problem, goal, hint, run.minimise)
+
+    with kept_workers():
+        answer = solve_objective(problem, minimize, start)
+    finished = "finished" if run.finished else "stopped early"
+    report = Report(
+        full_name,
+        seed=seed,
+        wall_time_s=budget.elapsed_s,
+        work=budget.work,
+        bound_kind=f"dual bound of {LIBRARIES[engine]}",
+        proof=f"LP relaxation of the {form.title} form, branch and bound of {LIBRARIES[engine]} {finished}",
+        options={"engine": engine, "threads": limits.threads},
+    )
+    return conclude(problem, full_name, answer, budget, report)
+
+
+def write_form(name: str, form: type[LinearForm], most: int, problem: DensePlacement, path: str | Path) -> None:
+    """Write the model as ``.lp`` or ``.mps`` (of a pair and of balanced: its first step).
+
+    Raises
+    ------
+    UsageError
+        Another suffix, or a place that cannot be written.
+    UnsupportedError
+        As in `solve_form`, and for micro-batches that follow the stages (there is one model per number of stages).
+    """
+    from gpuplan.solvers.external.pulp_models import write_linear
+
+    _check(name, form, most, problem)
+    if problem.micro_batches == "stages":
+        raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
+    write_linear(form(make_blocks(problem), first_goal(problem), None).linear, path)
