@@ -25,7 +25,7 @@ from gpuplan.profiles.memory import workspace_bytes
 from gpuplan.profiles.model_document import model_from_dict
 from gpuplan.profiles.problems.batching import BatchTime, Executor
 from gpuplan.profiles.problems.build import PlacementProblem
-from gpuplan.profiles.problems.placement import Timing
+from gpuplan.profiles.problems.placement import Hops, Timing
 from gpuplan.profiles.workload import Workload
 from gpuplan.topology import topology_from_dict
 
@@ -210,5 +210,6 @@ def _along(timing: Timing, stages: list[tuple[int, int, int]]) -> float:
     return math.fsum(parts)
 
 
-def _hop(table: Any, sender: int, receiver: int, size_bytes: float) -> float:
-    return float(table.latency_s[sender, receiver] + size_bytes * table.s_per_byte[sender, receiver])
+def _hop(table: Hops, sender: int, receiver: int, size_bytes: float) -> float:
+    latency_s, s_per_byte = table.pair(sender, receiver)
+    return latency_s + size_bytes * s_per_byte

@@ -16,7 +16,7 @@ from gpuplan.plans.verify.certificate import Goal, PlanValues, check_certificate
 from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, Verification, show
 
 if TYPE_CHECKING:
-    from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Timing
+    from gpuplan.profiles.problems.placement import DensePlacement, Hops, Timing
 
 SCHEMA = "gpuplan/placement-solution/1"
 
@@ -199,8 +199,8 @@ def _parts(timing: Timing, rows: list[tuple[int, int, int]]) -> list[tuple[float
     return parts
 
 
-def _transfer(table: HopTable, sender: int, receiver: int, message_bytes: float) -> float:
-    latency, per_byte = float(table.latency_s[sender, receiver]), float(table.s_per_byte[sender, receiver])
+def _transfer(table: Hops, sender: int, receiver: int, message_bytes: float) -> float:
+    latency, per_byte = table.pair(sender, receiver)
     if math.isinf(latency) or math.isinf(per_byte):
         return math.inf  # no route, whatever the message (0 bytes times inf would be NaN)
     return latency + message_bytes * per_byte

@@ -9,8 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.errors import InputError
+from gpuplan.profiles.problems.hops import FloatArray, Hops, HopTable, UnitHops, check_hops, hop_table
 
-FloatArray = NDArray[np.float64]
+__all__ = [
+    "DensePlacement",
+    "FloatArray",
+    "HopTable",
+    "Hops",
+    "Objective",
+    "ObjectiveName",
+    "Timing",
+    "UnitHops",
+    "hop_table",
+]
+
 ObjectiveName = Literal["latency", "bottleneck", "efficiency", "balanced", "cost", "kv-capacity"]
 
 
@@ -21,29 +33,6 @@ class Objective:
     name: ObjectiveName = "latency"
     latency_weight: float = 10.0
     devices_weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class HopTable:
-    """Transfer times between devices: ``latency_s[d, e] + bytes·s_per_byte[d, e]``.
-
-    latency_s, s_per_byte
-        Shape (D, D); the diagonal is never read. A pair without a route has latency inf; its seconds per byte are 0
-        in tables made by gpuplan, so that the sum is inf for any number of bytes (0 among them).
-    """
-
-    latency_s: FloatArray
-    s_per_byte: FloatArray
-
-
-def hop_table(latency_s: FloatArray, s_per_byte: FloatArray) -> HopTable:
-    """Return a table whose pairs without a route are inf + 0·bytes, and whose diagonal is 0."""
-    closed = ~(np.isfinite(latency_s) & np.isfinite(s_per_byte))
-    np.fill_diagonal(closed, False)
-    latency, per_byte = np.where(closed, np.inf, latency_s), np.where(closed, 0.0, s_per_byte)
-    np.fill_diagonal(latency, 0.0)
-    np.fill_diagonal(per_byte, 0.0)
-    return HopTable(latency, per_byte)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +48,9 @@ class Timing:
     """
 
     compute_s: FloatArray
-    hop: HopTable
+    hop: Hops
     boundary_bytes: FloatArray
-    return_hop: HopTable | None = None
+    return_hop: Hops | None = None
     return_bytes: float = 0.0
 
 
@@ -82,11 +71,10 @@ def _expect_timing(name: str, timing: Timing, D: int, n: int) -> None:
     _expect(f"{name}.return_bytes", np.asarray(timing.return_bytes), ())
     hops = {"hop": timing.hop} | ({} if timing.return_hop is None else {"return_hop": timing.return_hop})
     for part, table in hops.items():
-        for column in ("latency_s", "s_per_byte"):
-            values = getattr(table, column)
-            # The diagonal is never read, so it may hold anything.
-            off = np.where(np.eye(D, dtype=bool), 0.0, values) if values.shape == (D, D) else values
-            _expect(f"{name}.{part}.{column}", off, (D, D), holes=np.inf)
+        if table.home.shape != (D,):
+            raise InputError(f"expected {name}.{part}.home of shape {(D,)}, got {table.home.shape}")
+        for column, (values, shape) in check_hops(table, D).items():
+            _expect(f"{name}.{part}.{column}", values, shape, holes=np.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import numpy as np
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles.problems.documents import read_document
 from gpuplan.profiles.problems.fields import Fields, FloatArray, show
+from gpuplan.profiles.problems.hops import check_entries
 from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, ObjectiveName, Timing, hop_table
 
 SCHEMA = "gpuplan/placement-problem/1"
@@ -61,6 +62,8 @@ def placement_from_dict(document: Any, source: str | None = None) -> DensePlacem
     root = Fields(document, place="$", source=source, keys=_KEYS)
     devices = root.children("devices", _DEVICE_KEYS)
     layers = root.children("layers", _LAYER_KEYS)
+    for rows, columns, what in ((len(devices), len(devices), "hops"), (len(devices), len(layers), "layer times")):
+        check_entries(rows * columns, f"the {what} of {len(devices):,} devices")
     names = tuple(device.text("name") for device in devices)
     _check_distinct(devices, names)
     objective = _objective(root)

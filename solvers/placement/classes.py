@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
+from gpuplan.profiles.problems.alike import alike, swappable
+from gpuplan.profiles.problems.hops import FloatArray, Hops, IntArray, check_entries
+from gpuplan.profiles.problems.placement import DensePlacement
 
-IntArray = NDArray[np.int64]
+__all__ = ["IntArray", "Units", "class_table", "exchangeable_classes", "swappable", "twin_predecessors", "units"]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Devices that no number tells apart and that routes treat alike, and their places in the hop tables.
+
+    members
+        Devices of each unit, in device order.
+    tables
+        Every pair table of the problem by unit, equal ones once, shape (U, U) each.
+    """
+
+    members: tuple[tuple[int, ...], ...]
+    tables: list[FloatArray]
 
 
 def _rows(problem: DensePlacement, with_price: bool) -> FloatArray:
@@ -22,46 +37,36 @@ def _rows(problem: DensePlacement, with_price: bool) -> FloatArray:
     return np.ascontiguousarray(np.concatenate(columns, axis=1))
 
 
-def _pair_tables(timing: Timing) -> Iterator[FloatArray]:
-    for table in (timing.hop, timing.return_hop):
-        if table is not None:
-            yield table.latency_s
-            yield table.s_per_byte
+def all_hops(problem: DensePlacement) -> list[Hops]:
+    """Return the distinct hop tables of a problem."""
+    found: dict[int, Hops] = {}
+    for timing in (problem.latency, problem.cycle):
+        for hops in (timing.hop, timing.return_hop):
+            if hops is not None:
+                found.setdefault(id(hops), hops)
+    return list(found.values())
 
 
-def pair_tables(problem: DensePlacement) -> list[FloatArray]:
-    """Every (D, D) table of the problem, its diagonal (never read) set to zero, equal ones once."""
-    tables: list[FloatArray] = []
-    seen: set[int] = set()
-    timings = [problem.latency] if problem.cycle is problem.latency else [problem.latency, problem.cycle]
-    for timing in timings:
-        for table in _pair_tables(timing):
-            if id(table) not in seen:
-                seen.add(id(table))
-                copy = np.array(table, dtype=np.float64)
-                np.fill_diagonal(copy, 0.0)
-                tables.append(copy)
-    return tables
-
-
-def swappable(tables: list[FloatArray], a: int, b: int) -> bool:
-    """Return whether swapping a and b leaves every pair table unchanged."""
-    for table in tables:
-        if table[a, b] != table[b, a]:
-            return False
-        for first, second in ((table[a], table[b]), (table[:, a], table[:, b])):
-            same = first == second
-            same[a] = same[b] = True
-            if not same.all():
-                return False
-    return True
+def units(problem: DensePlacement, keys: list[bytes]) -> Units:
+    """Group the devices of equal keys and equal homes, and reduce the pair tables to them."""
+    hops = all_hops(problem)
+    homes = list({id(table.home): table.home for table in hops}.values())
+    places: dict[tuple[object, ...], list[int]] = {}
+    for device, key in enumerate(keys):
+        places.setdefault((key, *(int(home[device]) for home in homes)), []).append(device)
+    members = tuple(tuple(group) for group in places.values())
+    distinct: dict[int, FloatArray] = {}
+    for table in hops:
+        for values in (table.unit_latency_s, table.unit_s_per_byte):
+            if id(values) not in distinct:
+                distinct[id(values)] = class_table(table.home, values, members, 0.0)
+    return Units(members, list(distinct.values()))
 
 
 def exchangeable_classes(problem: DensePlacement, *, with_price: bool = False) -> tuple[tuple[int, ...], ...]:
     """Partition the devices into classes of exchangeable ones, in device order.
 
-    Each member is compared with its class's first: transpositions with one member generate every permutation of the
-    class, so all of its pairs are then equal, too. O(D·classes·D) at worst.
+    Transpositions with one member generate every permutation of a class, so comparing with one member is enough.
 
     Parameters
     ----------
@@ -69,30 +74,34 @@ def exchangeable_classes(problem: DensePlacement, *, with_price: bool = False) -
         Read in full: latency and cycle numbers alike, so that every metric of a plan is the same for the class.
     with_price
         Whether the price matters to the objective.
+
+    Raises
+    ------
+    UnsupportedError
+        The classes still need a matrix of more than 50 million entries.
     """
     rows = _rows(problem, with_price)
-    tables = pair_tables(problem)
-    classes: list[list[int]] = []
-    by_row: dict[bytes, list[list[int]]] = {}
-    for device in range(problem.num_devices):
-        candidates = by_row.setdefault(rows[device].tobytes(), [])
-        for members in candidates:
-            if swappable(tables, members[0], device):
-                members.append(device)
-                break
-        else:
-            members = [device]
-            candidates.append(members)
-            classes.append(members)
-    return tuple(tuple(members) for members in classes)
+    found = units(problem, [row.tobytes() for row in rows])
+    keys = [rows[group[0]].tobytes() for group in found.members]
+    counts = np.array([len(group) for group in found.members], dtype=np.int64)
+    leader = alike(found.tables, keys, counts, merge=True)
+    classes: dict[int, list[int]] = {}
+    for unit, group in enumerate(found.members):
+        classes.setdefault(int(leader[unit]), []).extend(group)
+    num = len(classes)
+    check_entries(num * max(num, problem.num_layers), f"{num:,} classes of devices of which no two are alike")
+    return tuple(sorted(tuple(sorted(group)) for group in classes.values()))
 
 
-def class_table(table: FloatArray, members: tuple[tuple[int, ...], ...], alone: float) -> FloatArray:
-    """Reduce a (D, D) table to classes: entry [c, e] between two devices of c and e, `alone` where c has one device."""
-    first = np.array([group[0] for group in members])
+def class_table(
+    home: IntArray, table: FloatArray, members: tuple[tuple[int, ...], ...], alone: float
+) -> FloatArray:  # fmt: skip
+    """Reduce a table by unit to classes: [c, e] between two devices of c and e, `alone` where c has one device."""
+    first = home[np.array([group[0] for group in members])]
+    second = home[np.array([group[1] if len(group) > 1 else group[0] for group in members])]
     reduced = np.array(table[np.ix_(first, first)], dtype=np.float64)
-    for c, group in enumerate(members):
-        reduced[c, c] = table[group[0], group[1]] if len(group) > 1 else alone
+    single = np.array([len(group) < 2 for group in members])
+    np.fill_diagonal(reduced, np.where(single, alone, table[first, second]))
     return np.ascontiguousarray(reduced)
 
 
@@ -111,15 +120,12 @@ def twin_predecessors(counts: IntArray, rows: FloatArray, tables: list[FloatArra
     tables
         Class-level pair tables, shape (C, C) each.
     """
-    num = len(counts)
-    pred = np.full(num, -1, dtype=np.int64)
-    latest: dict[bytes, list[int]] = {}
-    for c in range(num):
-        key = rows[c].tobytes() + int(counts[c]).to_bytes(8, "little")
-        earlier = latest.setdefault(key, [])
-        for b in reversed(earlier):
-            if all(table[b, b] == table[c, c] for table in tables) and swappable(tables, b, c):
-                pred[c] = b
-                break
-        earlier.append(c)
+    inner = np.stack([np.diag(table) for table in tables], axis=1) if tables else np.zeros((len(counts), 0))
+    own = np.ascontiguousarray(np.concatenate([rows, inner + 0.0, counts[:, None].astype(np.float64)], axis=1))
+    leader = alike(tables, [row.tobytes() for row in own])
+    pred = np.full(len(counts), -1, dtype=np.int64)
+    latest: dict[int, int] = {}
+    for c, first in enumerate(leader.tolist()):
+        pred[c] = latest.get(first, -1)
+        latest[first] = c
     return pred

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpuplan.plans.placement_solution import StageRange
-from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Timing
+from gpuplan.profiles.problems.placement import DensePlacement, Hops, Timing
 
 MEMORY_TOLERANCE = 1e-12
 
@@ -36,10 +36,9 @@ class Evaluation:
     kv_capacity_tokens: int | None
 
 
-def hop_s(table: HopTable, sender: int, receiver: int, message_bytes: float) -> float:
+def hop_s(table: Hops, sender: int, receiver: int, message_bytes: float) -> float:
     """Seconds of one message; inf where there is no route, also for an empty message."""
-    latency_s = float(table.latency_s[sender, receiver])
-    s_per_byte = float(table.s_per_byte[sender, receiver])
+    latency_s, s_per_byte = table.pair(sender, receiver)
     if math.isinf(latency_s) or math.isinf(s_per_byte):
         return math.inf
     return latency_s + message_bytes * s_per_byte

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuplan.profiles.problems.placement import DensePlacement, FloatArray
+from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, UnitHops
 from gpuplan.solvers.placement.baselines.common import layer_bytes, most_devices, stage_counts, with_micro_batches
 from gpuplan.solvers.placement.goals import blocked_pairs, has_return_hop
 
@@ -267,7 +267,7 @@ def without(
     if routes:
         for name in ("latency", "cycle"):
             timing = getattr(problem, name)
-            zeros = np.zeros((problem.num_devices, problem.num_devices))
-            hop = dataclasses.replace(timing.hop, latency_s=zeros, s_per_byte=zeros)
+            zero = np.zeros((1, 1))
+            hop = UnitHops(np.zeros(problem.num_devices, dtype=np.int64), zero, zero)
             changes[name] = dataclasses.replace(timing, hop=hop, return_hop=None)
     return dataclasses.replace(problem, **changes)  # type: ignore[arg-type]

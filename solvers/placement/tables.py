@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuplan.plans.placement_solution import StageRange
-from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, HopTable, Timing
+from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Hops, Timing
 from gpuplan.solvers.placement.classes import IntArray, class_table, exchangeable_classes, twin_predecessors
+from gpuplan.solvers.placement.modes import Modes
 
 #: Stages by class: (class, start, stop) in pipeline order.
 ClassPath = tuple[tuple[int, int, int], ...]
@@ -58,9 +60,15 @@ class ClassTables:
     room
         Bytes left on a device of c after the workspace, tolerance included, shape (C,); `room_exact` without it.
     memory, kv
-        Prefix sums of bytes and of KV bytes per token, shape (n+1,).
+        Prefix sums of bytes and of KV bytes per token, shape (n+1,), or (C, n+1) where classes need different ones.
     last_marked
         last_marked[j] = largest l such that layers l..j−1 hold a marked layer (j−1 when all do), −1 if none; (n+1,).
+    modes
+        What classes draw on together, or None where each is of its own.
+    sizes
+        Devices of one stage by class, shape (C,), or None for one each.
+    saving
+        Bytes saved by a stage that holds all layers, shape (C,), or None where the problem says it.
     """
 
     problem: DensePlacement
@@ -75,6 +83,30 @@ class ClassTables:
     memory: FloatArray
     kv: FloatArray
     last_marked: IntArray
+    modes: Modes | None = None
+    sizes: IntArray | None = None
+    saving: FloatArray | None = None
+
+    def memory_of(self, c: int) -> FloatArray:
+        """Prefix sums of bytes on class c, shape (n+1,)."""
+        return self.memory if self.memory.ndim == 1 else self.memory[c]
+
+    def kv_of(self, c: int) -> FloatArray:
+        """Prefix sums of KV bytes per token on class c, shape (n+1,)."""
+        return self.kv if self.kv.ndim == 1 else self.kv[c]
+
+    def saving_of(self, c: int) -> float:
+        """Bytes saved when one stage on class c holds all layers."""
+        return self.problem.single_stage_saving_bytes if self.saving is None else float(self.saving[c])
+
+    @property
+    def devices_each(self) -> tuple[float, ...]:
+        """Devices of one stage on each class."""
+        return (1.0,) * self.num_classes if self.sizes is None else tuple(map(float, self.sizes))
+
+    def devices_of(self, path: ClassPath) -> int:
+        """Devices a path uses."""
+        return len(path) if self.sizes is None else int(sum(self.sizes[c] for c, _, _ in path))
 
     @property
     def num_classes(self) -> int:
@@ -109,39 +141,35 @@ def _prefix(values: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.concatenate([zero, np.cumsum(values, axis=-1)], axis=-1), dtype=np.float64)
 
 
-def _no_route(problem: DensePlacement, back: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Return where latency or cycle lacks a route: a plan needs both."""
-    size = problem.num_devices
-    blocked = np.zeros((size, size), dtype=np.bool_)
-    for timing in (problem.latency, problem.cycle):
-        table = timing.return_hop if back else timing.hop
-        if table is not None:
-            blocked |= np.isinf(table.latency_s) | np.isinf(table.s_per_byte)
+def _class_hops(hops: Hops, members: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, FloatArray]:
+    """Latency and seconds per byte between classes; no route inside a class of one device."""
+    latency = class_table(hops.home, hops.unit_latency_s, members, np.inf)
+    return latency, class_table(hops.home, hops.unit_s_per_byte, members, 0.0)
+
+
+def _no_route(problem: DensePlacement, members: tuple[tuple[int, ...], ...], back: bool) -> NDArray[np.bool_]:
+    """Return where latency or cycle lacks a route between classes: a plan needs both."""
+    blocked = np.zeros((len(members), len(members)), dtype=np.bool_)
+    for hops in {id(h): h for t in (problem.latency, problem.cycle) if (h := t.return_hop if back else t.hop)}.values():
+        latency, per_byte = _class_hops(hops, members)
+        blocked |= np.isinf(latency) | np.isinf(per_byte)
     return blocked
 
 
-def _routed(values: FloatArray, blocked: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], fill: float) -> FloatArray:
-    return np.where(blocked, fill, values)
-
-
-def _back(
-    table: HopTable, message_bytes: float, blocked: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-) -> FloatArray:
-    latency = _routed(table.latency_s, blocked, np.inf)
-    return latency + message_bytes * _routed(table.s_per_byte, blocked, 0.0)
-
-
 def _class_timing(problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]) -> ClassTiming:
-    first = [group[0] for group in members]
-    blocked = _no_route(problem, back=False)
+    blocked = _no_route(problem, members, back=False)
+    latency, per_byte = _class_hops(timing.hop, members)
+    latency[blocked], per_byte[blocked] = np.inf, 0.0
     back = None
     if timing.return_hop is not None:
-        times = _back(timing.return_hop, timing.return_bytes, _no_route(problem, back=True))
-        back = class_table(times, members, np.inf)
+        closed = _no_route(problem, members, back=True)
+        start, slope = _class_hops(timing.return_hop, members)
+        start[closed], slope[closed] = np.inf, 0.0
+        back = start + timing.return_bytes * slope
     return ClassTiming(
-        _prefix(timing.compute_s[first]),
-        class_table(_routed(timing.hop.latency_s, blocked, np.inf), members, np.inf),
-        class_table(_routed(timing.hop.s_per_byte, blocked, 0.0), members, 0.0),
+        _prefix(timing.compute_s[[group[0] for group in members]]),
+        latency,
+        per_byte,
         np.ascontiguousarray(np.concatenate([[0.0], timing.boundary_bytes]), dtype=np.float64),
         back,
     )
