@@ -25,19 +25,22 @@ from gpuplan.plans.device_map import (
     TopologyRef,
     WorkloadPoint,
 )
-from gpuplan.plans.placement_solution import StageRange
+from gpuplan.plans.stage_times import AnyStage, StageTimes, seconds_by_origin
 from gpuplan.profiles import model_to_dict, stage_memory
-from gpuplan.topology.routes import route
+from gpuplan.profiles.problems.degrees import degrees_within
+from gpuplan.topology.islands import islands
 from gpuplan.topology.serialize import topology_to_dict
 
 if TYPE_CHECKING:
     from gpuplan.profiles import LayerTimes, ModelProfile, PlacementProblem, Workload
+    from gpuplan.profiles.collectives import Phase
+    from gpuplan.topology.graph import Device
 
-#: Bytes of one sampled token on its way back to the first stage.
-TOKEN_BYTES = 4
+#: The two passes of a request.
+PHASES: tuple[Phase, Phase] = ("prefill", "decode")
 
 
-def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], outcome: Outcome) -> DeviceMap:
+def build_device_map(problem: PlacementProblem, stages: Sequence[AnyStage], outcome: Outcome) -> DeviceMap:
     """Return the device map that puts `stages` (in pipeline order) of `problem` into figures.
 
     With b sequences of s prompt and o output tokens, M micro-batches::
@@ -46,12 +49,16 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], ou
         TTFT = Σ prefill + Σ prefill hops,  TPOT = Σ decode + Σ decode hops + return hop
         rate = M·b / max(M·bottleneck, TPOT)
 
+    A stage on several devices takes what its layers take on the slowest of them, plus their collectives; a hand-over
+    between groups what its slowest pair of ranks takes.
+
     Parameters
     ----------
     problem
         What was asked; its costs and topology give the numbers.
     stages
-        ``StageRange(device, start, stop)``, device numbers as in ``problem.topology.devices``.
+        ``StageRange(device, start, stop)`` or ``GroupStage(devices, start, stop)``, device numbers as in
+        ``problem.topology.devices``.
     outcome
         What the solver claims: status, objective, bound, gap.
 
@@ -61,8 +68,9 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], ou
         With its inputs embedded. Memory is stated, not checked: that is `verify`'s work.
     """
     workload = _workload(problem, len(stages))
-    times = [_layer_times(problem, stage, workload) for stage in stages]
-    built = tuple(_stage(problem, stages, k, workload, times[k]) for k in range(len(stages)))
+    times = StageTimes(problem, stages)
+    layer_times = [times.layers(k, workload) for k in range(len(stages))]
+    built = tuple(_stage(times, k, workload, layer_times[k]) for k in range(len(stages)))
     model, topology = model_to_dict(problem.model), topology_to_dict(problem.topology)
     point = WorkloadPoint(workload.batch, workload.prompt_tokens, workload.output_tokens, workload.micro_batches)
     return DeviceMap(
@@ -72,11 +80,11 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[StageRange], ou
         stages=built,
         metrics=stage_metrics(built, point, _kv_capacity(problem.model, stages, built, workload)),
         result=PlanResult(**_fields(outcome), gpuplan_version=_version()),
-        provenance=_provenance(problem, stages, times),
+        provenance=_provenance(times, workload, layer_times),
         inputs={
             "model": model,
             "topology": topology,
-            "costs": problem.costs.to_inputs(problem.model, problem.topology.devices, workload),
+            "costs": _costs(times, workload),
             "workload": asdict(point),
             "options": _options(problem),
         },
@@ -124,34 +132,36 @@ def _workload(problem: PlacementProblem, num_stages: int) -> Workload:
     return problem.workload
 
 
-def _layer_times(problem: PlacementProblem, stage: StageRange, workload: Workload) -> LayerTimes:
-    return problem.costs.layer_times(problem.model, problem.topology.devices[stage.device], workload)
-
-
-def _stage(
-    problem: PlacementProblem, stages: Sequence[StageRange], k: int, workload: Workload, times: LayerTimes
-) -> Stage:
-    stage = stages[k]
+def _stage(times: StageTimes, k: int, workload: Workload, layer_times: LayerTimes) -> Stage:
+    problem, stage = times.problem, times.stages[k]
     layers = problem.model.layers[stage.start : stage.stop]
+    devices = [problem.topology.devices[number] for number in times.groups[k]]
     return Stage(
-        devices=(problem.topology.devices[stage.device].name,),
-        tensor_parallel=1,
+        devices=tuple(device.name for device in devices),
+        tensor_parallel=len(devices),
         layers=LayerSpan(stage.start, stage.stop),
         modules=tuple(module for layer in layers for module in layer.modules),
-        memory=_memory(problem, stage, workload),
-        prefill_s=float(np.sum(times.prefill_s[stage.start : stage.stop])),
-        decode_s=float(np.sum(times.decode_s[stage.start : stage.stop])),
-        hop=_hop(problem, stages, k, workload),
+        memory=_memory(problem, stage, workload, devices),
+        prefill_s=times.seconds(k, workload, "prefill", layer_times),
+        decode_s=times.seconds(k, workload, "decode", layer_times),
+        hop=_hop(times, k, workload),
     )
 
 
-def _memory(problem: PlacementProblem, stage: StageRange, workload: Workload) -> StageMemory:
-    use = stage_memory(problem.model, stage.start, stage.stop, workload, reserve_bytes=problem.reserve_bytes)
+def _memory(problem: PlacementProblem, stage: AnyStage, workload: Workload, devices: Sequence[Device]) -> StageMemory:
+    use = stage_memory(
+        problem.model,
+        stage.start,
+        stage.stop,
+        workload,
+        reserve_bytes=problem.reserve_bytes,
+        tensor_parallel=len(devices),
+    )
     return StageMemory(
         weights_bytes=_plainly(use.weights_bytes),
         kv_bytes=_plainly(use.kv_bytes),
         workspace_bytes=_plainly(use.workspace_bytes),
-        available_bytes=problem.topology.devices[stage.device].available_bytes,
+        available_bytes=min(device.available_bytes for device in devices),
     )
 
 
@@ -160,89 +170,89 @@ def _plainly(size: float) -> float:
     return int(size) if float(size).is_integer() else size
 
 
-def _hop(problem: PlacementProblem, stages: Sequence[StageRange], k: int, workload: Workload) -> Hop | None:
-    if k + 1 < len(stages):
-        return _forward_hop(problem, stages[k], stages[k + 1], k + 1, workload)
-    if len(stages) == 1 or not problem.return_hop:
+def _hop(times: StageTimes, k: int, workload: Workload) -> Hop | None:
+    decode, prefill = times.transfer(k, workload, "decode"), times.transfer(k, workload, "prefill")
+    if decode is None:
         return None
-    message = TOKEN_BYTES * workload.batch
-    back = route(problem.topology, *_names(problem, stages[k], stages[0]), message)
-    return Hop(0, back.components, 0.0, back.latency_s + message / back.bandwidth_bytes_per_s)
-
-
-def _forward_hop(
-    problem: PlacementProblem, sender: StageRange, receiver: StageRange, to: int, workload: Workload
-) -> Hop:
-    # The route is chosen for the model's largest boundary (one table a phase); the cut sends its own bytes over it.
-    largest = max(layer.boundary_bytes_per_token for layer in problem.model.layers)
-    own = problem.model.layers[sender.stop - 1].boundary_bytes_per_token
-    batch, prompt = workload.batch, workload.prompt_tokens
-    names = _names(problem, sender, receiver)
-    prefill = route(problem.topology, *names, batch * prompt * largest)
-    decode = route(problem.topology, *names, batch * largest)
+    way = times.route(k, decode)
     return Hop(
-        to=to,
-        route=decode.components,
-        prefill_s=prefill.latency_s + batch * prompt * own / prefill.bandwidth_bytes_per_s,
-        decode_s=decode.latency_s + batch * own / decode.bandwidth_bytes_per_s,
+        to=decode.to,
+        route=way.components,
+        prefill_s=0.0 if prefill is None else times.route(k, prefill).transfer_s(prefill.own_bytes),
+        decode_s=way.transfer_s(decode.own_bytes),
     )
 
 
-def _names(problem: PlacementProblem, sender: StageRange, receiver: StageRange) -> tuple[str, str]:
-    devices = problem.topology.devices
-    return devices[sender.device].name, devices[receiver.device].name
-
-
 def _kv_capacity(
-    model: ModelProfile, stages: Sequence[StageRange], built: Sequence[Stage], workload: Workload
+    model: ModelProfile, stages: Sequence[AnyStage], built: Sequence[Stage], workload: Workload
 ) -> int | None:
     tokens = workload.sequence_tokens
     rooms = []
     for stage, figures in zip(stages, built, strict=True):
-        per_token = math.fsum(layer.kv.bytes_for(tokens) for layer in model.layers[stage.start : stage.stop]) / tokens
+        degree, layers = figures.tensor_parallel, model.layers[stage.start : stage.stop]
+        per_token = math.fsum(layer.kv.bytes_for(tokens) / min(degree, layer.kv.heads) for layer in layers) / tokens
         if per_token > 0:
             memory = figures.memory
             rooms.append((memory.available_bytes - memory.workspace_bytes - memory.weights_bytes) / per_token)
     return math.floor(min(rooms)) if rooms else None
 
 
-def _provenance(problem: PlacementProblem, stages: Sequence[StageRange], times: Sequence[LayerTimes]) -> Provenance:
+def _provenance(times: StageTimes, workload: Workload, layer_times: Sequence[LayerTimes]) -> Provenance:
     """Return the shares of the layers' seconds in a request, by origin.
 
-    What was read outside of a measured range rests on an assumed form, so it counts as analytic.
+    What was read outside of a measured range rests on an assumed form, so it counts as analytic; so do collectives,
+    which follow from the links.
     """
-    steps = problem.workload.decode_steps
+    steps = workload.decode_steps
     seconds: dict[str, float] = dict.fromkeys(("measured", "interpolated", "fitted", "analytic"), 0.0)
-    for stage, rows in zip(stages, times, strict=True):
+    for k, (stage, rows) in enumerate(zip(times.stages, layer_times, strict=True)):
         held = slice(stage.start, stage.stop)
-        for tag, (prefill, decode) in _by_origin(rows).items():
+        for tag, (prefill, decode) in seconds_by_origin(rows).items():
             counted = "analytic" if tag == "extrapolated" else tag
             seconds[counted] += float(np.sum(prefill[held]) + steps * np.sum(decode[held]))
+        if len(times.groups[k]) > 1:
+            rings = [np.sum(times.collectives(k, workload, phase)[held]) for phase in PHASES]
+            seconds["analytic"] += float(rings[0] + steps * rings[1])
     total = sum(seconds.values())
     shares = {tag: own / total if total > 0.0 else float(tag == "analytic") for tag, own in seconds.items()}
-    return Provenance(**shares, sources=tuple(problem.costs.sources))
+    return Provenance(**shares, sources=tuple(times.problem.costs.sources))
 
 
-def _by_origin(rows: LayerTimes) -> dict[str, tuple[Any, Any]]:
-    if rows.by_origin is not None:
-        return {str(tag): seconds for tag, seconds in rows.by_origin.items()}
-    tags = np.array(rows.origin)
-    return {
-        tag: (np.where(tags == tag, rows.prefill_s, 0.0), np.where(tags == tag, rows.decode_s, 0.0))
-        for tag in dict.fromkeys(rows.origin)
-    }
+def _costs(times: StageTimes, workload: Workload) -> dict[str, Any]:
+    """Return ``inputs.costs``: of all devices, or with groups of the devices used, each at the degree of its stage."""
+    problem = times.problem
+    degrees = sorted({len(group) for group in times.groups})
+    if degrees == [1]:
+        return problem.costs.to_inputs(problem.model, problem.topology.devices, workload)
+    merged: dict[str, Any] = {}
+    for degree in degrees:
+        numbers = sorted(number for group in times.groups if len(group) == degree for number in group)
+        devices = tuple(problem.topology.devices[number] for number in numbers)
+        part = problem.costs.to_inputs(problem.model, devices, workload, tensor_parallel=degree)
+        for key, value in part.items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
 
 
 def _options(problem: PlacementProblem) -> dict[str, Any]:
+    uneven = {"uneven_tensor_parallel": True} if problem.uneven_tensor_parallel else {}
     return {
+        **uneven,
         "return_hop": problem.return_hop,
         "reserve_bytes": problem.reserve_bytes,
-        "tensor_parallel": 1,
+        "tensor_parallel": 1 if problem.tensor_parallel == (1,) else list(_degrees(problem)),
         "max_devices": problem.max_devices,
         "runtime": problem.runtime,
         "micro_batches": "stages" if problem.micro_batches_from_stages else problem.workload.micro_batches,
         "objective": _objective(problem),
     }
+
+
+def _degrees(problem: PlacementProblem) -> tuple[int, ...]:
+    if problem.tensor_parallel != "auto":
+        return problem.tensor_parallel
+    largest = max(len(island.devices) for island in islands(problem.topology))
+    return degrees_within(problem.model, "auto", problem.runtime, largest)
 
 
 def _objective(problem: PlacementProblem) -> Mapping[str, Any]:

@@ -49,25 +49,32 @@ class CombinedCosts:
         self, model: ModelProfile, device: Device, workload: Workload, *, tensor_parallel: int = 1
     ) -> LayerTimes:
         """Return the times of all layers; InputError when no source has them."""
-        return self._answer(
-            model, device, lambda part: part.layer_times(model, device, workload, tensor_parallel=tensor_parallel)
-        )
+        t = tensor_parallel
+        return self._answer(model, device, t, lambda part: part.layer_times(model, device, workload, tensor_parallel=t))
 
     def to_inputs(
-        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+        self,
+        model: ModelProfile,
+        devices: tuple[Device, ...],
+        workload: Workload | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return the entries and coefficients that the times of `workload` follow from."""
         if workload is None:
             raise UsageError("expected the workload whose entries are to be embedded, got none")
-        return embedded(self, model, devices, workload)
+        return embedded(self, model, devices, workload, tensor_parallel)
 
-    def device_inputs(self, model: ModelProfile, device: Device, workload: Workload) -> dict[str, Any]:
+    def device_inputs(
+        self, model: ModelProfile, device: Device, workload: Workload, tensor_parallel: int = 1
+    ) -> dict[str, Any]:
         """Return what the times of one device follow from."""
-        return self._answer(model, device, lambda part: part.device_inputs(model, device, workload))
+        t = tensor_parallel
+        return self._answer(model, device, t, lambda part: part.device_inputs(model, device, workload, t))
 
-    def _answer(self, model: ModelProfile, device: Device, ask: Callable[[_Part], T]) -> T:
+    def _answer(self, model: ModelProfile, device: Device, tensor_parallel: int, ask: Callable[[_Part], T]) -> T:
         # Whoever measured this model on this kind answers before a roofline that would fill in.
-        own = [part for part in self.parts if part.holds(model, device)]
+        own = [part for part in self.parts if part.holds(model, device, tensor_parallel)]
         error: InputError | None = None
         for part in [*own, *(part for part in self.parts if part not in own)]:
             try:

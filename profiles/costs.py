@@ -55,10 +55,16 @@ class CostProfile(Protocol):
         ...
 
     def to_inputs(
-        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+        self,
+        model: ModelProfile,
+        devices: tuple[Device, ...],
+        workload: Workload | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return what a plan of `workload` embeds so that its times can be recomputed from the file alone.
 
-        Sources whose coefficients hold for every workload take none.
+        Sources whose coefficients hold for every workload take none. `tensor_parallel` is how many devices share the
+        stages of `devices`.
         """
         ...

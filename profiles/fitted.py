@@ -139,16 +139,23 @@ class FittedCosts:
         )
 
     def to_inputs(
-        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+        self,
+        model: ModelProfile,
+        devices: tuple[Device, ...],
+        workload: Workload | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return the coefficients that the times of `workload` follow from."""
         if workload is None:
             raise UsageError("expected the workload whose coefficients are to be embedded, got none")
-        return embedded(self, model, devices, workload)
+        return embedded(self, model, devices, workload, tensor_parallel)
 
-    def device_inputs(self, model: ModelProfile, device: Device, workload: Workload) -> dict[str, Any]:
+    def device_inputs(
+        self, model: ModelProfile, device: Device, workload: Workload, tensor_parallel: int = 1
+    ) -> dict[str, Any]:
         """Return what the times of one device follow from."""
-        coefficients = self._fit(model, device, 1).coefficients(workload.batch)
+        coefficients = self._fit(model, device, tensor_parallel).coefficients(workload.batch)
         terms: dict[tuple[int, str], tuple[list[Term], list[Term]]] = {
             (id(layer.operators), layer.kind): ([Term(("layer",), "fitted", 0.0)], [Term(("layer",), "fitted", 0.0)])
             for layer in model.layers

@@ -75,7 +75,12 @@ class AnalyticCosts:
         )
 
     def to_inputs(
-        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+        self,
+        model: ModelProfile,
+        devices: tuple[Device, ...],
+        workload: Workload | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return the resolved coefficients of every device: with the formula above, all that its times need."""
         return {

@@ -68,7 +68,7 @@ def _check(ledger: Ledger, document: Mapping[str, Any]) -> None:
     if figures is None:
         return
     if document["inputs"]["costs"]["source"] != "analytic":
-        check_provenance(ledger, document)
+        check_provenance(ledger, document, [figure.collectives_s for figure in figures])
     for k, figure in enumerate(figures):
         check_stage(ledger, document, k, figure, network)
     values = check_metrics(ledger, document, figures)

@@ -2,7 +2,7 @@
 
 For every operator of a layer::
 
-    t = overhead/φ + max( flops / (peak·η_f·φ), bytes / (bandwidth·η_b) )
+    t = overhead/φ + max( flops / (peak·η_f·φ), bytes / (bandwidth·η_b) )      both divided by the degree if sharded
     flops = flops_per_token·N + flops_per_pair·P          (decode_flops_per_pair in decoding, where it is given)
     bytes = weight_bytes·touched + bytes_per_token·N + bytes_per_position·Q,   touched = 1 − (1 − k/E)^N for experts
 """
@@ -50,12 +50,14 @@ def decode_pass(workload: Mapping[str, Any]) -> Pass:
     return Pass(workload["batch"], 1, workload["prompt_tokens"] + workload["output_tokens"] / 2, decoding=True)
 
 
-def layer_seconds(operators: Sequence[Mapping[str, Any]], device: Mapping[str, Any], step: Pass) -> float:
-    """Return the seconds of a layer; KeyError names a dtype the device has no peak for."""
-    return math.fsum(_operator_seconds(operator, device, step) for operator in operators)
+def layer_seconds(
+    operators: Sequence[Mapping[str, Any]], device: Mapping[str, Any], step: Pass, degree: int = 1
+) -> float:
+    """Return the seconds of a layer shared by `degree` devices; KeyError names a dtype the device has no peak for."""
+    return math.fsum(_operator_seconds(operator, device, step, degree) for operator in operators)
 
 
-def _operator_seconds(operator: Mapping[str, Any], device: Mapping[str, Any], step: Pass) -> float:
+def _operator_seconds(operator: Mapping[str, Any], device: Mapping[str, Any], step: Pass, degree: int) -> float:
     window, tokens = operator.get("window"), step.tokens(operator)
     flops = operator.get("flops_per_token", 0.0) * tokens + _pair_flops(operator, step) * step.pairs(window)
     moved = (
@@ -63,10 +65,11 @@ def _operator_seconds(operator: Mapping[str, Any], device: Mapping[str, Any], st
         + operator.get("bytes_per_token", 0.0) * tokens
         + operator.get("bytes_per_position", 0.0) * step.positions(window)
     )
+    share = degree if operator.get("sharded", True) else 1
     clock = device["clock_factor"]
     peak = device["peak_flops_per_s"][operator["dtype"]] * device["compute_efficiency"] * clock
     bandwidth = device["memory_bandwidth_bytes_per_s"] * device["memory_efficiency"]
-    return float(device["overhead_s"] / clock + max(flops / peak, moved / bandwidth))
+    return float(device["overhead_s"] / clock + max(flops / share / peak, moved / share / bandwidth))
 
 
 def _pair_flops(operator: Mapping[str, Any], step: Pass) -> float:

@@ -35,6 +35,12 @@ class MeasuredTimes:
         self._kept: dict[tuple[str, str, str], Seconds | None] = {}
         self._fits: dict[tuple[str, str], float | None] = {}
 
+    def slowest(self, devices: Sequence[str], operators: str, phase: str) -> Seconds | None:
+        """Return the seconds of a layer on the slowest of the devices that share it, the first of equals."""
+        found = [self.layer(device, operators, phase) for device in devices]
+        known = [parts for parts in found if parts is not None]
+        return max(known, key=lambda parts: math.fsum(parts.values())) if len(known) == len(found) else None
+
     def layer(self, device: str, operators: str, phase: str) -> Seconds | None:
         """Return the seconds of a layer with these operators by origin, or None when they cannot be recomputed."""
         name = self._costs["devices"][device]
@@ -79,21 +85,22 @@ class MeasuredTimes:
                 return None
         if term["origin"] == "analytic":
             named = [o for o in self._model["operator_sets"][operators] if o["name"] in term["covers"]]
-            return self._roofline(named, entry["roofline"], step, place)
+            return self._roofline(named, entry, step, place)
         if term["origin"] == "fitted":
             return self._fitted(entry, operators, phase, name, place)
         if "entries" not in term:
             self._ledger.add(place, f"says {term['origin']}, but names no entries of a table")
             return None
         chosen = [o for o in self._model["operator_sets"][operators] if o["name"] in term["covers"]]
-        check_point(self._ledger, term, chosen, self._document["workload"], phase, self._model, place)
+        check_point(self._ledger, term, chosen, self._document["workload"], phase, place)
+        check_shape(self._ledger, term, chosen, self._model, entry.get("tensor_parallel", 1), place)
         return check_entries(self._ledger, term, place)
 
     def _fitted(self, entry: Mapping[str, Any], operators: str, phase: str, name: str, place: str) -> float | None:
         if "fit" not in entry:
             self._ledger.add(place, "says fitted, but there are no coefficients beside it")
             return None
-        own = self._roofline(self._model["operator_sets"][operators], entry["roofline"], self._step(phase), place)
+        own = self._roofline(self._model["operator_sets"][operators], entry, self._step(phase), place)
         total = self._whole(entry, phase, name, place)
         if own is None or not total:
             return None
@@ -109,16 +116,16 @@ class MeasuredTimes:
         """Return the roofline's seconds of all layers."""
         if (name, phase) not in self._fits:
             sets = [self._model["operator_sets"][layer["operators"]] for layer in self._model["layers"]]
-            each = [self._roofline(own, entry["roofline"], self._step(phase), place) for own in sets]
+            each = [self._roofline(own, entry, self._step(phase), place) for own in sets]
             known = [value for value in each if value is not None]
             self._fits[name, phase] = math.fsum(known) if len(known) == len(each) else None
         return self._fits[name, phase]
 
     def _roofline(
-        self, operators: Sequence[Mapping[str, Any]], coefficients: Mapping[str, Any], step: Pass, place: str
+        self, operators: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], step: Pass, place: str
     ) -> float | None:
         try:
-            return layer_seconds(operators, coefficients, step)
+            return layer_seconds(operators, entry["roofline"], step, entry.get("tensor_parallel", 1))
         except KeyError as error:
             self._ledger.add(place, f"expected the roofline's peak of {error.args[0]!r}, got none")
             return None
@@ -151,10 +158,9 @@ def check_point(
     operators: Sequence[Mapping[str, Any]],
     workload: Mapping[str, Any],
     phase: str,
-    model: Mapping[str, Any],
     place: str,
 ) -> None:
-    """Check the sizes and the shape that a term was looked up at, as far as one term says them."""
+    """Check the sizes that a term was looked up at, as far as one term says them."""
     at = dict(zip(term["axes"], term["at"], strict=False))
     b, s = workload["batch"], workload["prompt_tokens"]
     if "batch" in at:
@@ -168,19 +174,21 @@ def check_point(
         ledger.same(f"{place}.count", term["count"], 1 if {"batch", "tokens"} & set(at) else b)
     elif "prompt" in at and at["prompt"] + at.get("context", 0.0) > s * (1 + 1e-9):
         ledger.add(f"{place}.at", f"says {show(list(term['at']))}, beyond the prompt of {s} tokens")
-    _check_shape(ledger, at, operators, model, place)
 
 
-def _check_shape(
+def check_shape(
     ledger: Ledger,
-    at: Mapping[str, float],
+    term: Mapping[str, Any],
     operators: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
+    degree: int,
     place: str,
 ) -> None:
+    """Check the shape that a term was looked up at: that of one of `degree` devices."""
+    at = dict(zip(term["axes"], term["at"], strict=False))
     # n outputs and k inputs of a product make 2·n·k FLOPs a token; heads of some width make 4·heads·width a pair.
-    flops = math.fsum(operator.get("flops_per_token", 0.0) for operator in operators)
-    pairs = math.fsum(operator.get("flops_per_pair", 0.0) for operator in operators)
+    flops = math.fsum(_share(operator, "flops_per_token", degree) for operator in operators)
+    pairs = math.fsum(operator.get("flops_per_pair", 0.0) for operator in operators) / degree
     if "n" in at and "k" in at:
         ledger.number(f"{place}.at", 2.0 * at["n"] * at["k"], flops)
         if not any(agree(at[axis], model["hidden_size"]) for axis in ("n", "k")):
@@ -190,6 +198,10 @@ def _check_shape(
     touched = [_touched(operator, at.get("tokens", 0.0)) for operator in operators if operator.get("experts", 0) > 0]
     if "experts" in at and touched:
         ledger.number(f"{place}.at", at["experts"], max(touched))
+
+
+def _share(operator: Mapping[str, Any], key: str, degree: int) -> float:
+    return float(operator.get(key, 0.0) / (degree if operator.get("sharded", True) else 1))
 
 
 def _touched(operator: Mapping[str, Any], tokens: float) -> float:
@@ -278,15 +290,18 @@ def _value(rows: list[list[float]], at: list[float]) -> tuple[float | None, bool
     return low + share * (high - low), False, inside and between
 
 
-def check_provenance(ledger: Ledger, document: Mapping[str, Any]) -> None:
-    """Check the shares of the layers' seconds in a request, by origin, of a plan with measured costs."""
+def check_provenance(ledger: Ledger, document: Mapping[str, Any], collectives_s: Sequence[tuple[float, float]]) -> None:
+    """Check the shares of the layers' seconds in a request, by origin, of a plan with measured costs.
+
+    `collectives_s` are each stage's in a prefill and in a decode step: they follow from the links, so are analytic.
+    """
     times = MeasuredTimes(ledger, document)
     layers, steps = document["inputs"]["model"]["layers"], document["workload"]["output_tokens"] - 1
-    seconds: Seconds = {}
+    seconds: Seconds = {"analytic": math.fsum(prefill + steps * decode for prefill, decode in collectives_s)}
     for stage in document["stages"]:
         for layer in layers[stage["layers"]["start"] : stage["layers"]["stop"]]:
             for phase, weight in (("prefill", 1), ("decode", steps)):
-                for origin, value in (times.layer(stage["devices"][0], layer["operators"], phase) or {}).items():
+                for origin, value in (times.slowest(stage["devices"], layer["operators"], phase) or {}).items():
                     seconds[origin] = seconds.get(origin, 0.0) + weight * value
     total = math.fsum(seconds.values())
     for tag in ("measured", "interpolated", "fitted", "analytic"):

@@ -18,7 +18,8 @@ def check_metrics(ledger: Ledger, document: Mapping[str, Any], figures: Sequence
     ttft = math.fsum([*(own.prefill_s for own in figures), *(own.hop_prefill_s for own in figures)])
     tpot = math.fsum([*(own.decode_s for own in figures), *(own.hop_decode_s for own in figures)])
     values = plan_values(figures, ttft, tpot, workload["output_tokens"] - 1)
-    used = math.fsum(own.memory.used_bytes for own in figures)
+    used = math.fsum(own.memory.used_bytes * own.devices for own in figures)
+    available = math.fsum(own.available_bytes * own.devices for own in figures)
     recomputed = {
         "ttft_s": ttft,
         "tpot_s": tpot,
@@ -26,7 +27,7 @@ def check_metrics(ledger: Ledger, document: Mapping[str, Any], figures: Sequence
         "bottleneck_s": values.bottleneck_s,
         "throughput_tokens_per_s": _rate(workload, values.bottleneck_s, tpot),
         "devices_used": values.devices,
-        "memory_utilization": used / math.fsum(own.available_bytes for own in figures),
+        "memory_utilization": used / available,
     }
     for name, value in recomputed.items():
         ledger.number(f"$.metrics.{name}", said[name], value)
@@ -44,7 +45,7 @@ def plan_values(figures: Sequence[StageFigures], ttft: float, tpot: float, steps
     return PlanValues(
         latency_s=ttft + steps * tpot,
         bottleneck_s=max(own.decode_s + own.hop_decode_s for own in figures),
-        devices=len(figures),
+        devices=sum(own.devices for own in figures),
         price_per_hour=None if None in prices else math.fsum(price for price in prices if price is not None),
         kv_room_tokens=kv_room_tokens([(own.memory, own.available_bytes) for own in figures]),
         compute_s=math.fsum(own.prefill_s + steps * own.decode_s for own in figures),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpuplan.plans.files import join_place
-from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, agree, show
+from gpuplan.plans.verify.collectives import collective_seconds
+from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, show
+from gpuplan.plans.verify.groups import check_groups
+from gpuplan.plans.verify.hops import HopFigures, check_hop, closest, recompute_hop
 from gpuplan.plans.verify.layer_times import decode_pass, layer_seconds, prefill_pass
 from gpuplan.plans.verify.measured_times import PHASES, MeasuredTimes
 from gpuplan.plans.verify.memory import StageBytes, stage_bytes
@@ -16,31 +20,23 @@ from gpuplan.plans.verify.routes import Network
 
 #: Runtimes that refuse a stage without a decoder layer.
 DECODER_ON_EVERY_STAGE = ("vllm", "sglang")
-#: Bytes of one sampled token on its way back.
-TOKEN_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class HopFigures:
-    """A hand-over, s, and the fastest time the decode (or return) message could take."""
-
-    to: int
-    sender: str
-    receiver: str
-    message_bytes: float
-    fastest_s: float
-    prefill_s: tuple[float, ...]
-    decode_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """A stage, recomputed: seconds without and with its hop, bytes by kind."""
+    """A stage, recomputed: seconds without and with its hop, bytes by kind on each of its `devices`.
 
+    `collectives_s` is the part of a prefill and of a decode step that its devices spend talking to one another.
+    `available_bytes` is that of the `tightest` device, `price_per_hour` of all together.
+    """
+
+    devices: int
     prefill_s: float
     decode_s: float
+    collectives_s: tuple[float, float]
     memory: StageBytes
     available_bytes: float
+    tightest: str
     price_per_hour: float | None
     hop: HopFigures | None
     hop_prefill_s: float
@@ -53,7 +49,10 @@ def check_pipeline(ledger: Ledger, document: Mapping[str, Any]) -> bool:
     Returns whether they can be priced.
     """
     sound = _check_layers(ledger, document)
-    sound = _check_devices(ledger, document) and sound
+    if _check_devices(ledger, document):
+        check_groups(ledger, document)
+    else:
+        sound = False
     _check_options(ledger, document)
     return sound
 
@@ -88,9 +87,6 @@ def _check_devices(ledger: Ledger, document: Mapping[str, Any]) -> bool:
         if stage["tensor_parallel"] != len(stage["devices"]):
             message = f"says {stage['tensor_parallel']}, but the stage has {len(stage['devices'])} devices"
             ledger.add(f"$.stages[{k}].tensor_parallel", message)
-            sound = False
-        elif stage["tensor_parallel"] != 1:
-            ledger.add(f"$.stages[{k}].tensor_parallel", "stages of several devices cannot be recomputed yet")
             sound = False
         for i, name in enumerate(stage["devices"]):
             place = f"$.stages[{k}].devices[{i}]"
@@ -133,10 +129,11 @@ def recompute_stages(ledger: Ledger, document: Mapping[str, Any], network: Netwo
     measured = None if document["inputs"]["costs"]["source"] == "analytic" else MeasuredTimes(ledger, document)
     for k in range(len(document["stages"])):
         times = _stage_seconds(ledger, document, k) if measured is None else _measured_seconds(measured, document, k)
-        routed, hop = _hop(ledger, document, k, network)
-        if times is None or not routed:
+        rings = collective_seconds(ledger, document, k, network)
+        routed, hop = recompute_hop(ledger, document, k, network)
+        if times is None or rings is None or not routed:
             return None
-        figures.append(_figures(document, k, times, hop, devices))
+        figures.append(_figures(document, k, times, rings, hop, devices))
     return figures
 
 
@@ -144,45 +141,52 @@ def _figures(
     document: Mapping[str, Any],
     k: int,
     times: tuple[float, float],
+    rings: tuple[tuple[float, ...], tuple[float, ...]],
     hop: HopFigures | None,
     devices: Mapping[str, Mapping[str, Any]],
 ) -> StageFigures:
     stage, inputs = document["stages"][k], document["inputs"]
-    device = devices[stage["devices"][0]]
+    members = [devices[name] for name in stage["devices"]]
+    prices = [member.get("price_per_hour") for member in members]
+    tightest = min(members, key=lambda member: member["available_bytes"])
+    whole = len(document["stages"]) == 1
     said = stage["hop"] or {}
+    prefill = closest(stage["prefill_s"], tuple(times[0] + own for own in rings[0]))
+    decode = closest(stage["decode_s"], tuple(times[1] + own for own in rings[1]))
     return StageFigures(
-        prefill_s=times[0],
-        decode_s=times[1],
-        memory=stage_bytes(inputs, document["workload"], stage["layers"], whole=len(document["stages"]) == 1),
-        available_bytes=device["available_bytes"],
-        price_per_hour=device.get("price_per_hour"),
+        devices=len(members),
+        prefill_s=prefill,
+        decode_s=decode,
+        collectives_s=(prefill - times[0], decode - times[1]),
+        memory=stage_bytes(inputs, document["workload"], stage["layers"], whole=whole, degree=len(members)),
+        available_bytes=tightest["available_bytes"],
+        tightest=tightest["name"],
+        price_per_hour=None if None in prices else math.fsum(prices),
         hop=hop,
-        hop_prefill_s=0.0 if hop is None else _closest(said.get("prefill_s"), hop.prefill_s),
-        hop_decode_s=0.0 if hop is None else _closest(said.get("decode_s"), hop.decode_s),
+        hop_prefill_s=0.0 if hop is None else closest(said.get("prefill_s"), hop.prefill_s),
+        hop_decode_s=0.0 if hop is None else closest(said.get("decode_s"), hop.decode_s),
     )
 
 
-def _closest(said: float | None, values: tuple[float, ...]) -> float:
-    # Equally fast routes may carry a smaller message differently: any of them will do.
-    return next((value for value in values if agree(said, value)), values[0])
-
-
 def _stage_seconds(ledger: Ledger, document: Mapping[str, Any], k: int) -> tuple[float, float] | None:
+    """Return the seconds of a stage's layers, each on the slowest of its devices."""
     stage, inputs = document["stages"][k], document["inputs"]
     model, workload = inputs["model"], document["workload"]
-    name = stage["devices"][0]
-    device = inputs["costs"]["devices"][name]
+    names = stage["devices"]
     kinds = [layer["operators"] for layer in model["layers"][stage["layers"]["start"] : stage["layers"]["stop"]]]
     if any(kind not in model["operator_sets"] for kind in kinds):
         return None
     totals = []
     for step in (prefill_pass(workload), decode_pass(workload)):
-        try:
-            each = {kind: layer_seconds(model["operator_sets"][kind], device, step) for kind in set(kinds)}
-        except KeyError as error:
-            place = join_place("$.inputs.costs.devices", name) + ".peak_flops_per_s"
-            ledger.add(place, f"expected the peak of {error.args[0]!r}, which a layer computes in, got none")
-            return None
+        each = dict.fromkeys(kinds, 0.0)
+        for name, kind in itertools.product(names, each):
+            try:
+                own = layer_seconds(model["operator_sets"][kind], inputs["costs"]["devices"][name], step, len(names))
+            except KeyError as error:
+                place = join_place("$.inputs.costs.devices", name) + ".peak_flops_per_s"
+                ledger.add(place, f"expected the peak of {error.args[0]!r}, which a layer computes in, got none")
+                return None
+            each[kind] = max(each[kind], own)
         totals.append(math.fsum(each[kind] for kind in kinds))
     return totals[0], totals[1]
 
@@ -194,42 +198,11 @@ def _measured_seconds(times: MeasuredTimes, document: Mapping[str, Any], k: int)
         return None
     totals = []
     for phase in PHASES:
-        each = [times.layer(stage["devices"][0], layer["operators"], phase) for layer in layers]
+        each = [times.slowest(stage["devices"], layer["operators"], phase) for layer in layers]
         if any(parts is None for parts in each):
             return None
         totals.append(math.fsum(value for parts in each if parts is not None for value in parts.values()))
     return totals[0], totals[1]
-
-
-def _hop(ledger: Ledger, document: Mapping[str, Any], k: int, network: Network) -> tuple[bool, HopFigures | None]:
-    """Return whether the hop out of stage `k` has a route, and the hop; None when nothing is handed on."""
-    stages, inputs, workload = document["stages"], document["inputs"], document["workload"]
-    last = k + 1 == len(stages)
-    if last and (len(stages) == 1 or not inputs["options"]["return_hop"]):
-        return True, None
-    to = 0 if last else k + 1
-    ends = stages[k]["devices"][0], stages[to]["devices"][0]
-    batch, prompt = workload["batch"], workload["prompt_tokens"]
-    if last:
-        message = own = float(TOKEN_BYTES * batch)
-    else:
-        layers = inputs["model"]["layers"]
-        message = batch * max(layer["boundary_bytes_per_token"] for layer in layers)
-        own = batch * layers[stages[k]["layers"]["stop"] - 1]["boundary_bytes_per_token"]
-    decode = network.fastest(*ends, message)
-    if not decode:
-        ledger.add(f"$.stages[{k}].hop", f"there is no route from {ends[0]} to {ends[1]}")
-        return False, None
-    prefill = [] if last else network.fastest(*ends, message * prompt)
-    return True, HopFigures(
-        to=to,
-        sender=ends[0],
-        receiver=ends[1],
-        message_bytes=message,
-        fastest_s=min(latency + message / bandwidth for latency, bandwidth in decode),
-        prefill_s=tuple(latency + own * prompt / bandwidth for latency, bandwidth in prefill) or (0.0,),
-        decode_s=tuple(latency + own / bandwidth for latency, bandwidth in decode),
-    )
 
 
 def check_stage(ledger: Ledger, document: Mapping[str, Any], k: int, figures: StageFigures, network: Network) -> None:
@@ -239,8 +212,8 @@ def check_stage(ledger: Ledger, document: Mapping[str, Any], k: int, figures: St
     _check_modules(ledger, stage["modules"], [module for layer in layers for module in layer["modules"]], place)
     ledger.number(f"{place}.prefill_s", stage["prefill_s"], figures.prefill_s)
     ledger.number(f"{place}.decode_s", stage["decode_s"], figures.decode_s)
-    _check_memory(ledger, stage["memory"], figures, f"{place}.memory", stage["devices"][0])
-    _check_hop(ledger, stage["hop"], figures, f"{place}.hop", network)
+    _check_memory(ledger, stage["memory"], figures, f"{place}.memory")
+    check_hop(ledger, stage["hop"], figures.hop, f"{place}.hop", network)
 
 
 def _check_modules(ledger: Ledger, said: list[str], modules: list[str], place: str) -> None:
@@ -251,42 +224,12 @@ def _check_modules(ledger: Ledger, said: list[str], modules: list[str], place: s
         ledger.add(f"{place}.modules", f"names {len(said)} modules, recomputed {len(modules)}")
 
 
-def _check_memory(ledger: Ledger, said: Mapping[str, Any], figures: StageFigures, place: str, device: str) -> None:
+def _check_memory(ledger: Ledger, said: Mapping[str, Any], figures: StageFigures, place: str) -> None:
     memory = figures.memory
     ledger.number(f"{place}.weights_bytes", said["weights_bytes"], memory.weights_bytes)
     ledger.number(f"{place}.kv_bytes", said["kv_bytes"], memory.kv_bytes)
     ledger.number(f"{place}.workspace_bytes", said["workspace_bytes"], memory.workspace_bytes)
     ledger.number(f"{place}.available_bytes", said["available_bytes"], figures.available_bytes)
     if memory.used_bytes > figures.available_bytes * (1 + MEMORY_TOLERANCE):
-        ledger.add(
-            place, f"needs {show(memory.used_bytes)} bytes on {device}, which has {show(figures.available_bytes)}"
-        )
-
-
-def _check_hop(
-    ledger: Ledger, said: Mapping[str, Any] | None, figures: StageFigures, place: str, network: Network
-) -> None:
-    hop = figures.hop
-    if said is None or hop is None:
-        if said is not None:
-            ledger.add(place, "expected null: nothing is handed on from here")
-        elif hop is not None:
-            ledger.add(place, f"says null, but the stage hands over to stage {hop.to}")
-        return
-    ledger.same(f"{place}.to", said["to"], hop.to)
-    ledger.number(f"{place}.prefill_s", said["prefill_s"], figures.hop_prefill_s)
-    ledger.number(f"{place}.decode_s", said["decode_s"], figures.hop_decode_s)
-    _check_route(ledger, said["route"], hop, f"{place}.route", network)
-
-
-def _check_route(ledger: Ledger, route: list[str], hop: HopFigures, place: str, network: Network) -> None:
-    if route[0] != hop.sender or route[-1] != hop.receiver:
-        ledger.add(place, f"says {show(route)}, expected a route from {hop.sender} to {hop.receiver}")
-        return
-    seconds = network.time_over(route, hop.message_bytes)
-    if seconds is None:
-        ledger.add(place, f"says {show(route)}, which the links do not allow")
-    elif not agree(seconds, hop.fastest_s):
-        ledger.add(
-            place, f"says {show(route)}, which takes {show(seconds)} s where {show(hop.fastest_s)} s is possible"
-        )
+        needed, there = show(memory.used_bytes), show(figures.available_bytes)
+        ledger.add(place, f"needs {needed} bytes on {figures.tightest}, which has {there}")

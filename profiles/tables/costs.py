@@ -91,16 +91,23 @@ class TableCosts:
         return times_of_terms([passes[id(layer.operators), layer.kind] for layer in model.layers])
 
     def to_inputs(
-        self, model: ModelProfile, devices: tuple[Device, ...], workload: Workload | None = None
+        self,
+        model: ModelProfile,
+        devices: tuple[Device, ...],
+        workload: Workload | None = None,
+        *,
+        tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return the table entries and coefficients that the times of `workload` follow from."""
         if workload is None:
             raise UsageError("expected the workload whose table entries are to be embedded, got none")
-        return embedded(self, model, devices, workload)
+        return embedded(self, model, devices, workload, tensor_parallel)
 
-    def device_inputs(self, model: ModelProfile, device: Device, workload: Workload) -> dict[str, Any]:
+    def device_inputs(
+        self, model: ModelProfile, device: Device, workload: Workload, tensor_parallel: int = 1
+    ) -> dict[str, Any]:
         """Return what the times of one device follow from."""
-        passes = self._passes(model, device, workload, 1)
+        passes = self._passes(model, device, workload, tensor_parallel)
         document: dict[str, Any] = {"layers": layer_documents(model, passes)}
         if any(term.origin == "analytic" for both in passes.values() for terms in both for term in terms):
             assert self.fallback is not None
@@ -226,18 +233,23 @@ def roofline_inputs(model: ModelProfile, device: Device, efficiency: Efficiency)
     return asdict(rates) | {"peak_flops_per_s": dict(rates.peak_flops_per_s)}
 
 
-def embedded(costs: Any, model: ModelProfile, devices: tuple[Device, ...], workload: Workload) -> dict[str, Any]:
-    """Return ``inputs.costs`` of a plan: one class for all devices of a kind and power cap."""
+def embedded(
+    costs: Any, model: ModelProfile, devices: tuple[Device, ...], workload: Workload, tensor_parallel: int = 1
+) -> dict[str, Any]:
+    """Return ``inputs.costs`` of a plan: one class for all devices of a kind, power cap and degree."""
     classes: dict[str, Any] = {}
     names = {}
     for device in devices:
-        key = class_key(device)
+        key = class_key(device, tensor_parallel)
         names[device.name] = key
         if key not in classes:
-            classes[key] = costs.device_inputs(model, device, workload)
+            classes[key] = costs.device_inputs(model, device, workload, tensor_parallel)
+            if tensor_parallel > 1:
+                classes[key]["tensor_parallel"] = tensor_parallel
     return {"source": "measured", "devices": names, "classes": classes, "sources": list(costs.sources)}
 
 
-def class_key(device: Device) -> str:
-    """Return the name under which devices of one kind and power cap share their costs."""
-    return device.kind.name if device.power_cap_w is None else f"{device.kind.name}@{device.power_cap_w:g}W"
+def class_key(device: Device, tensor_parallel: int = 1) -> str:
+    """Return the name under which devices of one kind, power cap and degree share their costs."""
+    cap = "" if device.power_cap_w is None else f"@{device.power_cap_w:g}W"
+    return f"{device.kind.name}{cap}" + (f"/tp{tensor_parallel}" if tensor_parallel > 1 else "")

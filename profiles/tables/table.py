@@ -76,7 +76,7 @@ class CostTable:
     shape
         Its shape; None: that of the shipped model of this name.
     tensor_parallel
-        Degree t at which the times were taken; they are those of one rank.
+        Degree t at which the times were taken; they are those of one rank. Kernels by shape alone hold at any.
     dtype
         Dtype of weights and activations of a table by shape.
     power_cap_w
@@ -118,12 +118,17 @@ class CostTable:
         """Return why the table does not hold for a model on a device, or None when it does."""
         if device.kind.name != self.device_kind:
             return f"was measured on {self.device_kind}"
-        if tensor_parallel != self.tensor_parallel:
+        if tensor_parallel != self.tensor_parallel and not self._by_shape_alone():
             return f"was measured at tensor-parallel {self.tensor_parallel}, not {tensor_parallel}"
         if _effective_cap(device) != self.power_cap_w:
             under = "without a power cap" if self.power_cap_w is None else f"at {self.power_cap_w:g} W"
             return f"was measured {under}"
         return self._other_model(model)
+
+    def _by_shape_alone(self) -> bool:
+        """Return whether all of it is kernels by shape: those of one rank are looked up at the rank's own shape."""
+        shaped = (("heads" in series.axes) or {"n", "k"} <= set(series.axes) for series in self.series)
+        return self.model is None and self.tensor_parallel == 1 and all(shaped)
 
     def _other_model(self, model: ModelProfile) -> str | None:
         if self.model is None:

@@ -1,0 +1,74 @@
+"""Islands, found anew from the links a plan embeds: a stage's devices lie inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+#: Kinds of links that scale up begin so.
+SCALE_UP = ("nvlink", "xgmi")
+
+Graph = dict[str, list[str]]
+
+
+def island_numbers(topology: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of each device's island.
+
+    Devices that NVLink (then XGMI) links join, directly or over switches, form an island. The others of a host do, as
+    far as they reach each other over links that stay on the host and cross no device outside of the island.
+    """
+    names = [device["name"] for device in topology["devices"]]
+    found: dict[str, int] = {}
+    for kind in SCALE_UP:
+        graph = _graph(link for link in topology["links"] if link["kind"].startswith(kind))
+        # A device alone on its links is no island of their kind.
+        _number(found, [group for group in _groups(_left(names, found), graph) if len(group) > 1])
+    left = _left(names, found)
+    _number(found, _groups(left, _graph(_links_inside_hosts(topology, left))))
+    return found
+
+
+def _left(names: Sequence[str], found: Mapping[str, int]) -> list[str]:
+    return [name for name in names if name not in found]
+
+
+def _number(found: dict[str, int], groups: Iterable[Sequence[str]]) -> None:
+    for group in groups:
+        found.update(dict.fromkeys(group, len(set(found.values()))))
+
+
+def _links_inside_hosts(topology: Mapping[str, Any], names: Collection[str]) -> Iterable[Mapping[str, Any]]:
+    components = topology.get("components", ())
+    hosts = {part["name"]: part.get("host") for part in [*components, *topology["devices"]]}
+    passed = {part["name"] for part in components if part.get("role") != "device"} | set(names)
+    for link in topology["links"]:
+        ends = link["a"], link["b"]
+        if hosts.get(ends[0]) is not None and hosts[ends[0]] == hosts.get(ends[1]) and passed.issuperset(ends):
+            yield link
+
+
+def _graph(links: Iterable[Mapping[str, Any]]) -> Graph:
+    graph: Graph = {}
+    for link in links:
+        graph.setdefault(link["a"], []).append(link["b"])
+        graph.setdefault(link["b"], []).append(link["a"])
+    return graph
+
+
+def _groups(names: Sequence[str], graph: Graph) -> list[list[str]]:
+    """Return `names` in groups that the graph joins."""
+    groups = []
+    left = dict.fromkeys(names)
+    while left:
+        first = next(iter(left))
+        reached, open_ = {first}, [first]
+        while open_:
+            for other in graph.get(open_.pop(), ()):
+                if other not in reached:
+                    reached.add(other)
+                    open_.append(other)
+        group = [name for name in left if name in reached]
+        groups.append(group)
+        for name in group:
+            del left[name]
+    return groups
