@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,12 @@ from gpuplan.profiles.memory import TOKEN_BYTES, kv_bytes_per_token, workspace_b
 from gpuplan.profiles.model import ModelProfile
 from gpuplan.profiles.problems.degrees import RUNTIMES, check_runtime_degrees, checked_degrees
 from gpuplan.profiles.problems.objectives import dense_objective, user_objective_name
-from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, HopTable, Objective, Timing, hop_table
+from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Hops, Objective, Timing
+from gpuplan.profiles.problems.routing import RouteHops, combined
 from gpuplan.profiles.roofline import AnalyticCosts
 from gpuplan.profiles.workload import Workload
 from gpuplan.topology.graph import Device, Topology
 from gpuplan.units import GIB
-
-if TYPE_CHECKING:
-    from gpuplan.topology.routes import Router
 
 ValueT = TypeVar("ValueT")
 
@@ -224,45 +222,30 @@ def _timings(problem: PlacementProblem) -> tuple[Timing, Timing]:
     # One route a phase: the one that is fastest for the phase's largest message serves every cut.
     largest = float(per_token.max())
     prefill, decode = _routes(problem, b * s * largest), _routes(problem, b * largest)
-    latency_hop = _combined((1, b * s, prefill), (steps, steps * b, decode))
+    latency_hop = combined((1, b * s, prefill), (steps, steps * b, decode))
     back = _routes(problem, float(TOKEN_BYTES * b)) if problem.return_hop else None
     return_bytes = float(TOKEN_BYTES * b) if back is not None else 0.0
     latency = Timing(
         compute_s=prefill_s + steps * decode_s,
         hop=latency_hop,
         boundary_bytes=per_token,
-        return_hop=None if back is None else _combined((steps, steps, back)),
+        return_hop=None if back is None else combined((steps, steps, back)),
         return_bytes=return_bytes,
     )
-    return latency, Timing(decode_s, _combined((1, b, decode)), per_token, back, return_bytes)
+    return latency, Timing(decode_s, combined((1, b, decode)), per_token, back, return_bytes)
 
 
-def _combined(*phases: tuple[float, float, HopTable]) -> HopTable:
-    """Return Σ (count·latency, messages·s_per_byte) over phases; no route in any phase is no route in all."""
-    closed = np.logical_or.reduce([~np.isfinite(table.latency_s) for _, _, table in phases])
-    latency = np.zeros(closed.shape)
-    per_byte = np.zeros(closed.shape)
-    for count, messages, table in phases:
-        # 0·inf has no value: pairs without a route are set once, after the sum.
-        latency += count * np.where(closed, 0.0, table.latency_s)
-        per_byte += messages * table.s_per_byte
-    latency[closed] = np.inf
-    return HopTable(latency, np.where(closed, 0.0, per_byte))
-
-
-def _routes(problem: PlacementProblem, message_bytes: float) -> HopTable:
+def _routes(problem: PlacementProblem, message_bytes: float) -> Hops:
     """Return α and β of the fastest routes for one message size; latency inf and 0 s/byte where there is none."""
     topology, prepared = problem.topology, problem._prepared
 
-    def make_router() -> Router:
+    def make_routes() -> RouteHops:
         from gpuplan.topology.routes import Router
 
-        return Router(topology)
+        return RouteHops(Router(topology))
 
-    def make_table() -> HopTable:
-        router = prepared.get(("router", id(topology)), (topology,), make_router)
-        tables = router.table(message_bytes)
-        return hop_table(tables.latency_s, tables.s_per_byte)
+    def make_table() -> Hops:
+        return prepared.get(("router", id(topology)), (topology,), make_routes).hops(message_bytes)
 
     return prepared.get(("routes", id(topology), message_bytes), (topology,), make_table)
 
