@@ -59,7 +59,7 @@ def device_map_from_dict(document: Mapping[str, Any], *, source: str | None = No
         model=ModelRef(**document["model"]),
         topology=TopologyRef(**document["topology"]),
         workload=WorkloadPoint(**document["workload"]),
-        stages=tuple(_stage(stage) for stage in document["stages"]),
+        stages=tuple(stage_from_dict(stage) for stage in document["stages"]),
         metrics=Metrics(**document["metrics"]),
         result=_result(document["result"]),
         provenance=Provenance(
@@ -87,7 +87,8 @@ def as_value(value: Any) -> Value | None:
     return (value[0], value[1]) if isinstance(value, list) else value
 
 
-def _stage(stage: Mapping[str, Any]) -> Stage:
+def stage_from_dict(stage: Mapping[str, Any]) -> Stage:
+    """Return the stage that a file's object holds."""
     hop = stage["hop"]
     return Stage(
         devices=tuple(stage["devices"]),
