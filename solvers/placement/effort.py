@@ -41,8 +41,11 @@ class Settings:
         Efforts to climb, or None to choose by the size of the core.
     key_bits
         Widest key; cores that need more are reduced.
+    joint_steps
+        Subgradient steps on all plans together, or None to choose by the size of the core.
     """
 
     threads: int = 1
     ladder: tuple[Effort, ...] | None = None
     key_bits: int = KEY_BITS
+    joint_steps: int | None = None

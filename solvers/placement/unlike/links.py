@@ -1,0 +1,134 @@
+"""A core as the kernels over many classes read it: position-major stages, links with the near ones apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, trivial_upper
+from gpuplan.solvers.placement.unlike.kernels import Frame, Links
+
+#: Near links of a class: those of its host and some of its rack.
+NEAR = 12
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A core prepared for the kernels over many classes, or over states of its classes (see `memory`).
+
+    owner
+        Class of each state, shape (S,); the first C states are the classes themselves.
+    links, turned
+        Links seen from the sender and from the receiver.
+    rows, limits
+        Further constraints Σ_c rows[m, c]·v_c ≤ limits[m] on the stages v_c of each class (stage count, budget).
+    trivial
+        A value no plan exceeds.
+    """
+
+    core: Core
+    frame: Frame
+    links: Links
+    turned: Links
+    rows: FloatArray
+    limits: FloatArray
+    trivial: float
+    owner: IntArray
+
+
+def make_wide(core: Core, states: Core | None = None, owner: IntArray | None = None) -> Wide:
+    """Prepare a core, or its `states` with the classes they belong to.
+
+    O(S²) time; no copy of the pair tables when they are symmetric.
+    """
+    rows, limits = _further_rows(core)
+    trivial = trivial_upper(core)
+    owner = np.arange(core.num_classes) if owner is None else owner
+    return Wide(core, *_tables(core if states is None else states, core.num_classes), rows, limits, trivial, owner)
+
+
+def _tables(core: Core, classes: int) -> tuple[Frame, Links, Links]:
+    hop_s, per_byte = core.hop_s, core.hop_s_per_byte
+    same = np.array_equal(hop_s, hop_s.T) and np.array_equal(per_byte, per_byte.T)
+    typical = float(np.median(core.boundary[1:-1])) if core.num_layers > 1 else 0.0
+    from_s = hop_s if same else np.ascontiguousarray(hop_s.T)
+    from_pb = per_byte if same else np.ascontiguousarray(per_byte.T)
+    links = make_links(hop_s, per_byte, from_s[:classes], from_pb[:classes], typical)
+    turned = links if same else make_links(from_s, from_pb, hop_s, per_byte, typical)
+    return _frame(core), links, turned
+
+
+def _frame(core: Core) -> Frame:
+    """Stages position-major; under a cap the loosest windows, which only relaxes."""
+    n = core.num_layers
+    low = core.low if core.cap is None else core.cap.loosest
+    starts = np.arange(n + 1)
+    # low never falls with the end, so the last end of a start is where the search finds the next larger value.
+    reach = np.stack([np.searchsorted(row, starts, side="right") - 1 for row in low], axis=1)
+    nearest = np.maximum(np.searchsorted(core.top, starts, side="left"), starts + 1)
+    return Frame(
+        np.ascontiguousarray(core.prefix.T),
+        np.ascontiguousarray(reach.astype(np.int64)),
+        reach.max(axis=1).astype(np.int64),
+        nearest.astype(np.int64),
+        core.boundary,
+        returning(core),
+    )
+
+
+def returning(core: Core) -> FloatArray:
+    """Return the least return hop of each last class; a class of one device does not return to itself."""
+    if core.back is None:
+        return np.zeros(core.num_classes)
+    back = core.back.copy()
+    alone = np.flatnonzero(core.counts == 1)
+    back[alone, alone] = np.inf
+    return np.asarray(back.min(axis=1))
+
+
+def make_links(
+    hop_s: FloatArray, per_byte: FloatArray, into_s: FloatArray, into_pb: FloatArray, typical: float
+) -> Links:
+    """Set the near links apart: the nearest of the classes in the table `into_s`, and all that are not in it.
+
+    hop_s, per_byte: (S, S), [d, e] the link from d to e; into_s, into_pb: their turned tables, first R rows.
+    """
+    size, listed = len(hop_s), len(into_s)
+    count = min(NEAR, listed)
+    is_near = np.isfinite(hop_s)
+    is_near[:, :listed] = False
+    for begin in range(0, size, 256):  # blocks keep the temporary arrays small
+        times = hop_s[begin : begin + 256, :listed] + typical * per_byte[begin : begin + 256, :listed]
+        nearest = np.argpartition(times, count - 1, axis=1)[:, :count]
+        np.put_along_axis(is_near[begin : begin + 256], nearest, True, axis=1)
+    sender, near = np.nonzero(is_near)
+    first = np.concatenate([[0], np.cumsum(is_near.sum(axis=1))]).astype(np.int64)
+    far_s, far_pb = np.full(size, np.inf), np.full(size, np.inf)
+    if count < listed:
+        apart = is_near[:, :listed]
+        far_s = np.where(apart, np.inf, hop_s[:, :listed]).min(axis=1)
+        far_pb = np.where(apart, np.inf, per_byte[:, :listed]).min(axis=1)
+    return Links(first, near.astype(np.int64), hop_s[sender, near], per_byte[sender, near], far_s, far_pb, into_s, into_pb)
+
+
+def _further_rows(core: Core) -> tuple[FloatArray, FloatArray]:
+    """Stage count and budget, where they bind; scaled to the size of a count."""
+    rows, limits = [np.empty((0, core.num_classes))], []
+    if core.max_stages < min(int(core.counts.sum()), core.num_layers):
+        rows.append(np.ones((1, core.num_classes)))
+        limits.append(float(core.max_stages))
+    if core.weights is not None:
+        unit = float(core.weights.mean()) or 1.0
+        rows.append(core.weights[None, :] / unit)
+        limits.append(core.limit / unit)
+    return np.concatenate(rows), np.array(limits)
+
+
+def feasible_counts(core: Core, used: IntArray) -> bool:
+    """Return whether so many stages per class keep counts, stage limit and budget."""
+    if (used > core.counts).any() or not 2 <= used.sum() <= core.max_stages:
+        return False
+    return core.weights is None or float(used @ core.weights) <= core.limit
