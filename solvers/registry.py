@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
@@ -33,6 +34,10 @@ class SolverEntry:
         Module with its ``solve(problem, limits, seed)``, or the engine of the exact solver.
     requires
         Modules that must be installed.
+    options
+        Further arguments of its ``solve``.
+    model_suffixes
+        Endings of the model files its module writes (``write_model(problem, path)``).
     """
 
     name: str
@@ -44,6 +49,8 @@ class SolverEntry:
     home: str | None = None
     engine: str | None = None
     requires: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    model_suffixes: tuple[str, ...] = ()
 
     def available(self) -> bool:
         """Whether everything it needs is installed; imports nothing."""
@@ -53,7 +60,8 @@ class SolverEntry:
         """Refuse a problem the solver cannot take, with the mend."""
         if not self.available():
             missing = ", ".join(m for m in self.requires if importlib.util.find_spec(m) is None)
-            raise SolverUnavailableError(f"solver {self.name} needs {missing}; install it with pip install {missing}")
+            install = missing.replace(",", "")
+            raise SolverUnavailableError(f"solver {self.name} needs {missing}; install it with pip install {install}")
         if problem.front and not self.front:
             raise UnsupportedError(f"solver {self.name} gives one plan, not a front; use auto, dp or labels")
         if not problem.front and problem.objective.name not in self.objectives:
@@ -66,11 +74,32 @@ class SolverEntry:
         if self.home is None:
             raise UnsupportedError(f"solver {self.name} runs through gpuplan.solvers.solve")
         solve: PlacementSolver = importlib.import_module(self.home).solve
-        return solve
+        return partial(solve, **self.options) if self.options else solve
 
 
 def _rule(name: str, module: str, doc: str) -> SolverEntry:
     return SolverEntry(name, "baseline", doc, home=f"gpuplan.solvers.placement.baselines.{module}")
+
+
+def _linear(name: str, module: str, doc: str) -> tuple[SolverEntry, SolverEntry]:
+    """Return a linear form on HiGHS and on CBC."""
+    highs = SolverEntry(
+        name,
+        "exact",
+        f"{doc}, solved by HiGHS",
+        _MILP,
+        warm_start=True,
+        home=f"gpuplan.solvers.placement.{module}",
+        requires=("scipy",),
+        model_suffixes=(".lp", ".mps"),
+    )
+    on_cbc = {
+        "name": f"{name}-cbc",
+        "doc": f"{doc}, solved by CBC",
+        "requires": ("pulp",),
+        "options": {"engine": "cbc"},
+    }
+    return highs, replace(highs, **on_cbc)  # type: ignore[arg-type]
 
 
 _ENTRIES: tuple[SolverEntry, ...] = (
@@ -97,21 +126,25 @@ _ENTRIES: tuple[SolverEntry, ...] = (
         engine="beam",
         requires=("numba",),
     ),
-    SolverEntry(
-        "milp-blocks",
-        "exact",
-        "mixed-integer programme over blocks and links, solved by HiGHS or CBC",
-        _MILP,
-        home="gpuplan.solvers.placement.milp",
-        requires=("pulp", "scipy"),
-    ),
+    *_linear("milp-blocks", "milp", "mixed-integer programme over blocks and links"),
+    *_linear("milp-layers", "milp_layers", "mixed-integer programme layer by layer, the compact form"),
     SolverEntry(
         "cp-sat",
         "exact",
-        "constraint programme, solved by OR-Tools CP-SAT",
+        "constraint programme over a circuit of devices, solved by OR-Tools CP-SAT",
         _MILP,
+        warm_start=True,
         home="gpuplan.solvers.placement.constraint",
         requires=("ortools",),
+        model_suffixes=(".pb", ".txt"),
+    ),
+    SolverEntry(
+        "dp-naive",
+        "exact",
+        "textbook dynamic programme over sets of devices, plain Python, up to 12 devices",
+        _MILP,
+        warm_start=True,
+        home="gpuplan.solvers.placement.dp_naive",
     ),
     _rule("even", "even", "equally many layers on every device, in device order"),
     _rule("memory", "memory", "layers in proportion to memory (llama.cpp's rule)"),

@@ -28,6 +28,7 @@ def solve(
     time_limit_s: float | None = ...,
     work_limit: int | None = ...,
     threads: int = ...,
+    memory_limit_bytes: int | None = ...,
     seed: int = ...,
     warm_start: PlacementSolution | None = ...,
     cancel: Callable[[], bool] | None = ...,
@@ -43,6 +44,7 @@ def solve(
     time_limit_s: float | None = ...,
     work_limit: int | None = ...,
     threads: int = ...,
+    memory_limit_bytes: int | None = ...,
     seed: int = ...,
     warm_start: DeviceMap | PlacementSolution | None = ...,
     cancel: Callable[[], bool] | None = ...,
@@ -57,6 +59,7 @@ def solve(
     time_limit_s: float | None = 60.0,
     work_limit: int | None = None,
     threads: int = 1,
+    memory_limit_bytes: int | None = None,
     seed: int = 0,
     warm_start: DeviceMap | PlacementSolution | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -71,7 +74,7 @@ def solve(
         `PlacementSolution`. One that asks for the front is answered as by `pareto`.
     solver
         A name of `gpuplan.solvers.registry.list_solvers`; ``auto`` picks the exact engine by the problem's size.
-    time_limit_s, work_limit, threads, cancel, on_progress
+    time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress
         See `Limits`.
     seed
         For solvers that draw; kept in the report.
@@ -93,7 +96,7 @@ def solve(
     InputError
         The objective lacks a number: a price, or KV.
     """
-    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
     entry = find_solver(solver)
     dense = _dense(problem)
     entry.check(dense)
@@ -102,7 +105,8 @@ def solve(
     start = _start(problem, dense, entry, warm_start)
     throughput = not isinstance(problem, DensePlacement) and dense.objective.name == "bottleneck"
     if entry.engine is None:
-        result = entry.solver()(dense, limits, seed)
+        more = {} if start is None else {"warm_start": start}
+        result = entry.solver()(dense, limits, seed, **more)
         result = _with_latency(result) if throughput else result
     else:
         result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
@@ -116,6 +120,7 @@ def pareto(
     time_limit_s: float | None = 60.0,
     work_limit: int | None = None,
     threads: int = 1,
+    memory_limit_bytes: int | None = None,
     seed: int = 0,
     cancel: Callable[[], bool] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -124,7 +129,7 @@ def pareto(
 
     ``optimal``: the front is proven complete. ``feasible``: the points found before a limit.
     """
-    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
     entry = find_solver(solver)
     dense = dataclasses.replace(_dense(problem), front=True)
     entry.check(dense)
@@ -137,6 +142,7 @@ def _limits(
     threads: int,
     cancel: Callable[[], bool] | None,
     on_progress: Callable[[Progress], None] | None,
+    memory_limit_bytes: int | None,
 ) -> Limits:
     if time_limit_s is not None and not time_limit_s > 0.0:
         raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
@@ -144,9 +150,11 @@ def _limits(
         raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
     if threads < 1:
         raise UsageError(f"expected at least 1 thread, got {threads!r}")
+    if memory_limit_bytes is not None and memory_limit_bytes < 1:
+        raise UsageError(f"expected a memory limit of at least 1 byte, got {memory_limit_bytes!r}")
     if time_limit_s is not None and math.isinf(time_limit_s):
         time_limit_s = None
-    return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    return Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
 
 
 def _dense(problem: DensePlacement | PlacementProblem) -> DensePlacement:

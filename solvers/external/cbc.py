@@ -31,7 +31,7 @@ GRACE_S = 0.5
 _POSSIBLE = re.compile(r"best possible (-?[0-9.]+(?:e[+-]?[0-9]+)?)")
 _CONTINUOUS = re.compile(r"Continuous objective value is (-?[0-9.]+(?:e[+-]?[0-9]+)?)")
 _LOWER = re.compile(r"^Lower bound:\s*(-?[0-9.]+(?:e[+-]?[0-9]+)?)")
-_INFEASIBLE = re.compile(r"Problem (?:proven|is) infeasible|linear relaxation infeasible|Problem proven infeasible")
+_INFEASIBLE = re.compile(r"^(?:Result - )?(?:Problem proven|Problem is|Linear relaxation) infeasible")
 
 
 def program() -> str:

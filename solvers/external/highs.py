@@ -6,6 +6,7 @@ or differs, `milp` is called, and only the end is known.
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable
@@ -50,12 +51,12 @@ def solve(
 def _binding() -> Any:
     """Return SciPy's own binding of HiGHS where it has callbacks and starts, else None."""
     try:
-        from scipy.optimize._highspy import _core
+        binding: Any = importlib.import_module("scipy.optimize._highspy._core")
     except ImportError:
         return None
-    kinds = getattr(getattr(_core, "cb", None), "HighsCallbackType", None)
-    needed = (hasattr(_core._Highs, "setCallback"), hasattr(_core._Highs, "setSolution"))
-    return _core if all(needed) and hasattr(kinds, "kCallbackMipInterrupt") else None
+    kinds = getattr(getattr(binding, "cb", None), "HighsCallbackType", None)
+    needed = (hasattr(binding._Highs, "setCallback"), hasattr(binding._Highs, "setSolution"))
+    return binding if all(needed) and hasattr(kinds, "kCallbackMipInterrupt") else None
 
 
 class _Run:
@@ -163,7 +164,8 @@ def _by_milp(model: LinearModel, seconds: float | None) -> LinearAnswer:
     except ImportError as error:
         raise SolverUnavailableError("HiGHS comes with SciPy, which is not installed; pip install scipy") from error
 
-    matrix = csr_array((model.values, model.columns, model.starts), shape=(model.num_rows, model.num_variables))
+    shape = (model.num_rows, model.num_variables)
+    matrix: Any = csr_array((model.values, model.columns, model.starts), shape=shape)
     answer = milp(
         model.cost,
         integrality=model.integer.astype(np.int64),

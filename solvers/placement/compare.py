@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpuplan.errors import SolverUnavailableError, UnsupportedError
 from gpuplan.plans.placement_solution import PlacementFront
 from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.registry import Kind, SolverEntry, find_solver, list_solvers
 from gpuplan.solvers.result import Result, Status, Value
 from gpuplan.solvers.solving import solve
@@ -18,7 +19,7 @@ from gpuplan.solvers.solving import solve
 if TYPE_CHECKING:
     from gpuplan.profiles.problems.build import PlacementProblem
 
-RowStatus = Status | Literal["refused"]
+RowStatus = Status | Literal["refused", "missing", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class ComparisonRow:
     name, kind
         The solver, and whether it is ``exact``, ``bounded`` or a ``baseline``.
     status
-        As in `Result`, or ``refused``: it does not take this problem, or something it needs is not installed.
+        As in `Result`; ``refused``: it does not take this problem; ``missing``: what it needs is not installed;
+        ``failed``: an external solver crashed, printed garbage or broke in another way, and no plan is left.
     objective, bound, gap
         As in `Result`.
     wall_time_s
@@ -62,6 +64,7 @@ def compare(
     time_limit_s: float | None = 60.0,
     work_limit: int | None = None,
     threads: int = 1,
+    memory_limit_bytes: int | None = None,
     seed: int = 0,
     cancel: Callable[[], bool] | None = None,
     on_row: Callable[[ComparisonRow], None] | None = None,
@@ -74,7 +77,7 @@ def compare(
         With its objective; one that asks for the front is answered by the methods that find fronts.
     solvers
         Names (see `gpuplan.solvers.list_solvers`), or None for all that ship.
-    time_limit_s, work_limit, threads, seed
+    time_limit_s, work_limit, threads, memory_limit_bytes, seed
         For each of them, as in `solve`.
     cancel
         Stops the running solver; those after it are left out.
@@ -95,13 +98,20 @@ def compare(
     """
     entries = list_solvers() if solvers is None else [find_solver(name) for name in solvers]
     rows: list[ComparisonRow] = []
-    limits = {"time_limit_s": time_limit_s, "work_limit": work_limit, "threads": threads, "cancel": cancel}
-    for entry in entries:
-        if cancel is not None and rows and cancel():
-            break
-        rows.append(_row(entry, problem, seed, limits))
-        if on_row is not None:
-            on_row(rows[-1])
+    limits = {
+        "time_limit_s": time_limit_s,
+        "work_limit": work_limit,
+        "threads": threads,
+        "memory_limit_bytes": memory_limit_bytes,
+        "cancel": cancel,
+    }
+    with kept_workers():
+        for entry in entries:
+            if cancel is not None and rows and cancel():
+                break
+            rows.append(_row(entry, problem, seed, limits))
+            if on_row is not None:
+                on_row(rows[-1])
     return rows
 
 
@@ -111,14 +121,16 @@ def _row(
     started = time.perf_counter()
     try:
         result: Result[Any] = solve(problem, solver=entry.name, seed=seed, **limits)
-    except (UnsupportedError, SolverUnavailableError) as refusal:
+    except UnsupportedError as refusal:
         return ComparisonRow(entry.name, entry.kind, "refused", note=str(refusal))
+    except SolverUnavailableError as lack:
+        return ComparisonRow(entry.name, entry.kind, "missing", note=str(lack))
     wall_time_s = time.perf_counter() - started
     verified, note = _verify(problem, result)
     return ComparisonRow(
         entry.name,
         entry.kind,
-        result.status,
+        "failed" if result.report.failure and result.plan is None else result.status,
         result.objective,
         result.bound,
         result.gap,
@@ -132,7 +144,7 @@ def _row(
 def _note(result: Result[Any]) -> str:
     if isinstance(result.plan, PlacementFront):
         return f"{len(result.plan.points)} points"
-    return "" if result.plan is not None else "; ".join(result.reasons)
+    return result.report.failure or "" if result.plan is not None else "; ".join(result.reasons)
 
 
 def _verify(problem: DensePlacement | PlacementProblem, result: Result[Any]) -> tuple[bool | None, str]:

@@ -407,8 +407,11 @@ def solve(
     start = check_start(problem, warm_start)
     budget = Budget(limits)
 
+    def once(part: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
+        return _minimise(part, goal, stages, hint, budget, seed)
+
     def minimize(goal: Goal, hint: Stages | None) -> Step:
-        return over_stage_counts(problem, goal, hint, lambda *step: _minimise(*step, budget, seed))
+        return over_stage_counts(problem, goal, hint, once)
 
     with kept_workers():
         answer = solve_objective(problem, minimize, start)

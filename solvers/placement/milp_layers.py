@@ -1,0 +1,186 @@
+"""`milp-layers`: the placement in the compact form layer by layer, the model most papers write down; a baseline.
+
+Variables: x[l,d] = 1 when device d holds layer l; s[l,d] ≥ 1 where d's stage starts at l; u[d] ≥ 1 where d is used;
+z[d,e,i] and r[d,e] as in `milp`; w[d] ≤ 1 only where d holds every layer.
+
+    (1) Σ_d x[l,d] = 1                                        every layer somewhere
+    (2) s[0,d] = x[0,d],  s[l,d] ≥ x[l,d] − x[l−1,d],  Σ_l s[l,d] ≤ u[d] ≤ 1      one stage a device
+    (3) Σ_l memory_l·x[l,d] ≤ room_d + saving·w[d],  w[d] ≤ x[l,d]
+    (4) z[d,e,i] ≥ x[i−1,d] + x[i,e] − 1;  without a route (or a stage to end or start there): x[i−1,d] + x[i,e] ≤ 1
+    (5) r[d,e] ≥ x[n−1,d] + x[0,e] − 1, d ≠ e;  without a route: x[n−1,d] + x[0,e] ≤ 1
+    (6) x[k,d] ≤ Σ_{marked l} x[l,d]                          where every stage must hold a marked layer
+    (7) Σ_d u[d] ≤ max_devices (≤ K where M is as many as the stages: fewer stages need less memory)
+
+Objectives as in `milp`. Far fewer variables than the block form where layers are many, and a far weaker LP bound
+(5-8 % against 0-0.5 %): a hop costs nothing until two x are integers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from gpuplan.plans.placement_solution import PlacementSolution, StageRange
+from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.external.build import Terms
+from gpuplan.solvers.limits import Limits
+from gpuplan.solvers.placement.baselines.common import layer_bytes, room_bytes
+from gpuplan.solvers.placement.goals import Stages
+from gpuplan.solvers.placement.linear_forms import Engine, LinearForm, Size, solve_form, write_form
+from gpuplan.solvers.result import Result
+
+MAX_VARIABLES = 150_000
+
+
+class LayerForm(LinearForm):
+    """The compact model of one goal; see the module for its rows."""
+
+    title = "layer"
+
+    @classmethod
+    def size(cls, problem: DensePlacement) -> Size:
+        """Return the most variables, rows and entries of its matrix."""
+        n, D = problem.num_layers, problem.num_devices
+        pairs = D * (D - 1) * n
+        return Size(2 * n * D + 2 * D + pairs, n + 4 * n * D + 3 * D + pairs, 14 * n * D + 6 * D + 4 * pairs)
+
+    def make_variables(self) -> None:
+        """Make x, s, u, z, r and w."""
+        add, problem = self.builder.add, self.blocks.problem
+        D, n = problem.num_devices, problem.num_layers
+        held = sorted({(layer, d) for d, i, j in self.blocks.blocks for layer in range(i, j)})
+        self.x = {key: add("x_{}_{}".format(*key), 1.0, integer=True) for key in held}
+        self.s = {key: add("s_{}_{}".format(*key), 1.0) for key in held}
+        self.u = {d: add(f"u_{d}", 1.0) for d in range(D)}
+        self.z = {key: add("z_{}_{}_{}".format(*key), 1.0) for key in self.blocks.links}
+        self.r = {key: add("r_{}_{}".format(*key), 1.0) for key in self.blocks.returns or ()}
+        whole = [d for d in range(D) if problem.single_stage_saving_bytes and all((i, d) in self.x for i in range(n))]
+        self.w = {d: add(f"w_{d}", 1.0) for d in whole}
+
+    def make_rows(self, stages: int | None) -> None:
+        """Add (1) to (7)."""
+        self._layers()
+        for d in range(self.blocks.problem.num_devices):
+            self._contiguous(d)
+            self._memory(d)
+            self._marked(d)
+        self._hops()
+        if self.blocks.returns is not None:
+            self._returns()
+        if stages is not None:
+            self.builder.at_most("stages", self.used(), float(stages))
+        self.cap_devices(self.used())
+
+    def _layers(self) -> None:
+        """Add (1)."""
+        D = self.blocks.problem.num_devices
+        for layer in range(self.blocks.problem.num_layers):
+            terms = [(self.x[layer, d], 1.0) for d in range(D) if (layer, d) in self.x]
+            self.builder.row(f"layer_{layer}", terms, 1.0, 1.0)
+
+    def _contiguous(self, d: int) -> None:
+        """Add (2)."""
+        mine = [layer for layer in range(self.blocks.problem.num_layers) if (layer, d) in self.x]
+        for layer in mine:
+            terms = [(self.x[layer, d], 1.0), (self.s[layer, d], -1.0)]
+            if (layer - 1, d) in self.x:
+                terms.append((self.x[layer - 1, d], -1.0))
+            self.builder.at_most(f"start_{layer}_{d}", terms, 0.0)
+        self.builder.at_most(f"once_{d}", [*((self.s[i, d], 1.0) for i in mine), (self.u[d], -1.0)], 0.0)
+
+    def _memory(self, d: int) -> None:
+        """Add (3), in units of the room, so that the engines' tolerances are relative."""
+        problem = self.blocks.problem
+        sizes, room = layer_bytes(problem).tolist(), float(room_bytes(problem)[d])
+        mine = [layer for layer in range(problem.num_layers) if (layer, d) in self.x]
+        if not mine:
+            return
+        unit = max(room, problem.single_stage_saving_bytes, max(sizes)) or 1.0
+        terms = [(self.x[layer, d], sizes[layer] / unit) for layer in mine if sizes[layer]]
+        if d in self.w:
+            terms.append((self.w[d], -problem.single_stage_saving_bytes / unit))
+            for layer in mine:
+                self.builder.at_most(f"whole_{layer}_{d}", [(self.w[d], 1.0), (self.x[layer, d], -1.0)], 0.0)
+        self.builder.at_most(f"memory_{d}", terms, room / unit)
+
+    def _marked(self, d: int) -> None:
+        """Add (6)."""
+        held = self.blocks.problem.must_hold
+        if held is None:
+            return
+        layers = [layer for layer in range(self.blocks.problem.num_layers) if (layer, d) in self.x]
+        marked = [(self.x[layer, d], -1.0) for layer in layers if held[layer]]
+        for layer in layers:
+            if not held[layer]:
+                self.builder.at_most(f"marked_{layer}_{d}", [(self.x[layer, d], 1.0), *marked], 0.0)
+
+    def _hops(self) -> None:
+        """Add (4)."""
+        D, n = self.blocks.problem.num_devices, self.blocks.problem.num_layers
+        for i, d, e in itertools.product(range(1, n), range(D), range(D)):
+            if d != e and (i - 1, d) in self.x and (i, e) in self.x:
+                self._pair(f"hop_{d}_{e}_{i}", self.x[i - 1, d], self.x[i, e], self.z.get((d, e, i)))
+
+    def _returns(self) -> None:
+        """Add (5)."""
+        D, last = self.blocks.problem.num_devices, self.blocks.problem.num_layers - 1
+        for d, e in itertools.permutations(range(D), 2):
+            if (last, d) in self.x and (0, e) in self.x:
+                self._pair(f"back_{d}_{e}", self.x[last, d], self.x[0, e], self.r.get((d, e)))
+
+    def _pair(self, name: str, first: int, second: int, hop: int | None) -> None:
+        """Add first + second − 1 ≤ hop, 0 without one."""
+        terms = [(first, 1.0), (second, 1.0)]
+        self.builder.at_most(name, terms if hop is None else [*terms, (hop, -1.0)], 1.0)
+
+    def seconds(self, timing: str) -> list[tuple[int, int, float]]:
+        """List (sending device, variable, time) of everything that takes time."""
+        blocks = self.blocks
+        terms = [(d, x, blocks.block_s(timing, d, i, i + 1)) for (i, d), x in self.x.items()]
+        terms += [(k[0], z, blocks.link_s(timing, *k)) for k, z in self.z.items()]
+        return terms + [(k[0], r, blocks.return_s(timing, *k)) for k, r in self.r.items()]
+
+    def price(self) -> Terms:
+        """Return the price of each used device."""
+        return [(u, float(self.blocks.problem.price_per_hour[d])) for d, u in self.u.items()]
+
+    def used(self) -> Terms:
+        """Return what sums up to the number of stages."""
+        return [(u, 1.0) for u in self.u.values()]
+
+    def stages(self, values: list[float]) -> Stages:
+        """Read the pipeline from the variables' values."""
+        holder = {layer: d for (layer, d), x in self.x.items() if values[x] > 0.5}
+        found: list[StageRange] = []
+        for device, run in itertools.groupby(sorted(holder), key=lambda layer: holder[layer]):
+            layers = list(run)
+            found.append(StageRange(device, layers[0], layers[-1] + 1))
+        return tuple(found)
+
+    def chosen(self, stages: Stages) -> list[int]:
+        """Return the variables that are 1 in a plan."""
+        columns = [self.x[layer, s.device] for s in stages for layer in range(s.start, s.stop)]
+        columns += [self.s[s.start, s.device] for s in stages] + [self.u[s.device] for s in stages]
+        columns += [self.z[a.device, b.device, b.start] for a, b in itertools.pairwise(stages)]
+        if len(stages) == 1 and stages[0].device in self.w:
+            columns.append(self.w[stages[0].device])
+        if self.r and len(stages) > 1:
+            columns.append(self.r[stages[-1].device, stages[0].device])
+        return columns
+
+
+def solve(
+    problem: DensePlacement,
+    limits: Limits,
+    seed: int = 0,
+    *,
+    engine: Engine = "highs",
+    warm_start: PlacementSolution | None = None,
+) -> Result[PlacementSolution]:
+    """Solve the layer model; parameters, result and errors as in `linear_forms.solve_form`."""
+    return solve_form("milp-layers", LayerForm, MAX_VARIABLES, problem, limits, seed, engine, warm_start)
+
+
+def write_model(problem: DensePlacement, path: str | Path) -> None:
+    """Write the model as ``.lp`` or ``.mps``; see `linear_forms.write_form`."""
+    write_form("milp-layers", LayerForm, MAX_VARIABLES, problem, path)
