@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from gpuplan.plans.build import build_device_map
     from gpuplan.plans.device_map import DeviceMap, Outcome
     from gpuplan.plans.device_map_io import device_map_from_dict, device_map_to_dict, load_plan, save_plan
-    from gpuplan.plans.placement_solution import FrontPoint, PlacementFront, PlacementSolution, StageRange
+    from gpuplan.plans.placement_solution import (
+        FrontPoint,
+        GroupStage,
+        PlacementFront,
+        PlacementSolution,
+        StageRange,
+    )
     from gpuplan.plans.solution_io import load_solution, save_solution, solution_from_dict, solution_to_dict
 
 # Plain assignments, not imports: type checkers then see the functions, too.
@@ -28,6 +34,7 @@ verify = _verify
 _HOMES = {
     "DeviceMap": "device_map",
     "FrontPoint": "placement_solution",
+    "GroupStage": "placement_solution",
     "Outcome": "device_map",
     "PlacementFront": "placement_solution",
     "PlacementSolution": "placement_solution",
@@ -48,6 +55,7 @@ __all__ = [
     "Export",
     "Finding",
     "FrontPoint",
+    "GroupStage",
     "Outcome",
     "PlacementFront",
     "PlacementSolution",

@@ -28,6 +28,7 @@ from gpuplan.plans.device_map import (
 from gpuplan.plans.stage_times import AnyStage, StageTimes, seconds_by_origin
 from gpuplan.profiles import model_to_dict, stage_memory
 from gpuplan.profiles.problems.degrees import degrees_within
+from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.topology.islands import islands
 from gpuplan.topology.serialize import topology_to_dict
 
@@ -256,6 +257,6 @@ def _degrees(problem: PlacementProblem) -> tuple[int, ...]:
 
 
 def _objective(problem: PlacementProblem) -> Mapping[str, Any]:
-    objective = problem.dense().objective
+    objective = dense_objective(problem.objective)
     weights = {"latency_weight": objective.latency_weight, "devices_weight": objective.devices_weight}
     return {"name": problem.objective_name, **weights}

@@ -81,7 +81,7 @@ def _check_layers(ledger: Ledger, document: Mapping[str, Any]) -> bool:
 def _check_devices(ledger: Ledger, document: Mapping[str, Any]) -> bool:
     inputs = document["inputs"]
     known = {device["name"] for device in inputs["topology"]["devices"]}
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, int]] = {}
     sound = True
     for k, stage in enumerate(document["stages"]):
         if stage["tensor_parallel"] != len(stage["devices"]):
@@ -93,13 +93,16 @@ def _check_devices(ledger: Ledger, document: Mapping[str, Any]) -> bool:
             if name not in known:
                 ledger.add(place, f"says {name!r}, which the topology does not have")
             elif name in seen:
-                ledger.add(place, f"says {name!r}, which stage {seen[name]} uses already")
+                first, number = seen[name]
+                ledger.add(place, f"says {name!r}, which stage {first} uses already")
+                # Which of the two is wrong cannot be told.
+                ledger.add(f"$.stages[{first}].devices[{number}]", f"says {name!r}, which stage {k} uses, too")
             elif name not in inputs["costs"]["devices"]:
                 ledger.add(
                     join_place("$.inputs.costs.devices", name), "expected the coefficients of a device used, got none"
                 )
             else:
-                seen[name] = k
+                seen[name] = k, i
                 continue
             sound = False
     return sound
@@ -161,7 +164,7 @@ def _figures(
         memory=stage_bytes(inputs, document["workload"], stage["layers"], whole=whole, degree=len(members)),
         available_bytes=tightest["available_bytes"],
         tightest=tightest["name"],
-        price_per_hour=None if None in prices else math.fsum(prices),
+        price_per_hour=None if None in prices else math.fsum(price for price in prices if price is not None),
         hop=hop,
         hop_prefill_s=0.0 if hop is None else closest(said.get("prefill_s"), hop.prefill_s),
         hop_decode_s=0.0 if hop is None else closest(said.get("decode_s"), hop.decode_s),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpuplan.plans import DeviceMap, Outcome, StageRange, build_device_map, device_map_to_dict
+from gpuplan.plans import DeviceMap, GroupStage, Outcome, StageRange, build_device_map, device_map_to_dict
 from gpuplan.profiles import AnalyticCosts, KvState, Layer, ModelProfile, Operator, PlacementProblem, Workload
 from gpuplan.profiles.efficiency import Efficiency, Factors, PowerRule
 from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
@@ -100,3 +100,74 @@ def edit() -> Edit:
         return document
 
     return change
+
+
+@pytest.fixture
+def group_model() -> ModelProfile:
+    """Four heads, two KV heads: embedding (40 B), two decoder layers (100 B, 20 in norms), head (60 B, 4 in norms)."""
+    decoder = (
+        Operator("linear", "bf16", flops_per_token=10.0, weight_bytes=80.0),
+        Operator("norm", "bf16", weight_bytes=20.0, bytes_per_token=2.0, sharded=False),
+        Operator("attention", "bf16", bytes_per_position=2.0),
+    )
+
+    def layer(name: str, kind: Any, weights: int, whole: int, *operators: Operator) -> Layer:
+        inner = kind == "decoder"
+        kv, ffn, projections = (KvState(8.0, heads=2), 3, 16) if inner else (KvState(), 0, 0)
+        modules = (name.replace(" ", "."),)
+        return Layer(name, kind, modules, weights // 2, weights, whole, kv, 10.0, ffn, operators, projections)
+
+    layers = (
+        layer("embedding", "embedding", 40, 0, Operator("lookup", "bf16", bytes_per_token=4.0)),
+        layer("layer 0", "decoder", 100, 20, *decoder),
+        layer("layer 1", "decoder", 100, 20, *decoder),
+        layer("head", "head", 60, 4, Operator("logits", "bf16", weight_bytes=60.0, tokens="last")),
+    )
+    return ModelProfile("pairs", "Hand", "hand", 2, 4, 4, 2, "bf16", "bf16", "bf16", layers, source="made up")
+
+
+@pytest.fixture
+def group_topology() -> Topology:
+    """Hosts a and b of two NVLink-joined GPUs each; a/gpu1 is slower than the others, and further from the switch."""
+    fast, slow = _kind("fast", 200.0), _kind("slow", 100.0)
+    devices = (
+        Device("a/gpu0", "a", 0, fast, 900, price_per_hour=2.0),
+        Device("a/gpu1", "a", 1, slow, 700, price_per_hour=3.0),
+        Device("b/gpu0", "b", 0, fast, 800, price_per_hour=2.0),
+        Device("b/gpu1", "b", 1, fast, 800, price_per_hour=2.0),
+    )
+    components = (
+        *(Component(device.name, "device", device.host) for device in devices),
+        *(Component(f"{host}/sw", "pcie_switch", host) for host in "ab"),
+    )
+    links = (
+        Link("a/gpu0", "a/gpu1", "nvlink", 50.0, 0.1),
+        Link("b/gpu0", "b/gpu1", "nvlink", 100.0, 0.2),
+        Link("a/gpu0", "a/sw", "pcie", 40.0, 0.2),
+        Link("a/gpu1", "a/sw", "pcie", 20.0, 0.3),
+        Link("b/gpu0", "b/sw", "pcie", 40.0, 0.1),
+        Link("b/gpu1", "b/sw", "pcie", 40.0, 0.1),
+        Link("a/sw", "b/sw", "network", 40.0, 0.1),
+    )
+    return Topology("two pairs", devices, components, links, "made up")
+
+
+@pytest.fixture
+def group_problem(group_model: ModelProfile, group_topology: Topology, ideal_costs: AnalyticCosts) -> PlacementProblem:
+    """Two sequences of 3 prompt and 5 output tokens, stages of two devices."""
+    return PlacementProblem(
+        group_model, group_topology, ideal_costs, Workload(2, 3, 5), "latency", reserve_bytes=100, tensor_parallel=(2,)
+    )
+
+
+@pytest.fixture
+def group_plan(group_problem: PlacementProblem) -> DeviceMap:
+    """Embedding and layer 0 on host a, layer 1 and head on host b; its latency is 34.88 s (see test_group_plans)."""
+    outcome = Outcome("optimal", 34.88, {"latency_s": 34.88, "devices": 4.0}, 34.88, 0.0, "hand", {}, 0)
+    return build_device_map(group_problem, [GroupStage((0, 1), 0, 2), GroupStage((2, 3), 2, 4)], outcome)
+
+
+@pytest.fixture
+def group_document(group_plan: DeviceMap) -> dict[str, Any]:
+    """Return the hand-made plan of groups as a JSON object of its own."""
+    return copy.deepcopy(device_map_to_dict(group_plan))
