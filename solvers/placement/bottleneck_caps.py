@@ -1,0 +1,253 @@
+"""The least bottleneck of plans of two stages or more: a search over caps between a proven bound and the best plan.
+
+Each cap is asked the cheap questions first: do prices refute it (`bottleneck_bounds`), is a relaxed path a plan, does
+a narrow search find one (`bottleneck_search`)? Rungs of rising effort close the interval; the last one searches
+without truncation and ends with a proof.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.bottleneck_bounds import Cap, CapBounds, Priced
+from gpuplan.solvers.placement.bottleneck_search import CapSearch, Keys, pack_keys
+from gpuplan.solvers.placement.core import Core, trivial_upper
+from gpuplan.solvers.placement.reduced import restore, restrict
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: A cap this much below the best plan, relative, that is refuted proves the plan optimal.
+EXACT = 1e-10
+#: Classes from which hops to every follower are too many numbers: the bound takes each device's least hop instead,
+#: and plans are sought among the `CHOSEN` devices of the highest price.
+WIDE = 160
+CHOSEN = 96
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Subgradient steps, labels per level (None: all) and relative interval at which the next rung begins."""
+
+    steps: int
+    width: int | None
+    precision: float
+
+
+LADDER = (Rung(60, 60, 0.02), Rung(150, 600, 0.004), Rung(300, 8_000, 0.001))
+LAST = Rung(300, None, 0.0)
+#: Relative interval of the bound without hops, and steps per cap.
+HUB_PRECISION, HUB_STEPS = 2e-3, 80
+
+#: Asks the general engine for any plan within a cap: (bottleneck, path or None, proven that there is none).
+Referee = Callable[[float], tuple[float, ClassPath | None, bool]]
+
+
+@dataclass
+class Incumbent:
+    """Best plan of all parts so far."""
+
+    value: float = math.inf
+    path: ClassPath | None = None
+
+    def offer(self, value: float, path: ClassPath | None) -> bool:
+        """Take a plan if it is better."""
+        if path is None or not value < self.value:
+            return False
+        self.value, self.path = value, path
+        return True
+
+
+def chosen(core: Core, prices: FloatArray) -> NDArray[np.int64]:
+    """Return the `CHOSEN` classes of the highest price, twins after their predecessors."""
+    order = np.lexsort((core.prefix[:, -1], -prices[:-1]))
+    keep = np.zeros(core.num_classes, dtype=np.bool_)
+    keep[order[:CHOSEN]] = True
+    for c in range(core.num_classes):  # predecessors come first
+        keep[c] &= core.pred[c] < 0 or keep[core.pred[c]]
+    return np.flatnonzero(keep)
+
+
+class CapSpace:
+    """Plans of two stages or more of one core; `best` is shared with other cores, `lower` is proven.
+
+    referee
+        What settles caps that the search leaves open for another reason than its width.
+    """
+
+    def __init__(self, core: Core, budget: Budget, best: Incumbent, referee: Referee) -> None:
+        self.core, self.budget, self.best, self.referee = core, budget, best, referee
+        self.trivial = trivial_upper(core)
+        self.lower = 0.0
+        self.ceiling = math.inf  # least cap that an exhaustive search left open
+        self.open_for_good = False  # whether the last search ended by itself without settling its cap
+        self.wide = core.num_classes > WIDE
+        self.bounds = CapBounds(core, budget, linked=not self.wide)
+        self.bounded = False
+        self.keys: Keys = pack_keys(core.counts)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no plan of this core can be better than the best one."""
+        return self.lower >= self.best.value * (1.0 - EXACT)
+
+    def bound(self) -> None:
+        """Raise the bound by prices where every stage pays the least hop out of its device."""
+        if self.bounded or self.budget.exhausted():
+            return
+        self.bounded = True
+        bounds = self.bounds if self.wide else CapBounds(self.core, self.budget, linked=False)
+        self._bisect(bounds)
+        self.bounds.prices = bounds.prices
+
+    def _bisect(self, bounds: CapBounds) -> None:
+        high = min(self.best.value, self.trivial)
+        if bounds.price(bounds.cap(high), HUB_STEPS).refuted:
+            self._rule_out(high)
+            return
+        while high - self.lower > HUB_PRECISION * high and not self.budget.exhausted():
+            middle = 0.5 * (self.lower + high)
+            if bounds.price(bounds.cap(middle), HUB_STEPS).refuted:
+                self.lower = middle
+            else:
+                high = middle
+
+    def climb(self, truncated: bool) -> None:
+        """Close the interval between bound and best plan, rung by rung."""
+        if self.wide:
+            self._climb_among_few(truncated)
+            return
+        for rung in LADDER[:2] if truncated else LADDER:
+            if self.settled or self.budget.exhausted():
+                return
+            self._close(rung)
+
+    def _climb_among_few(self, truncated: bool) -> None:
+        """Seek plans among the devices of the highest price; what is proven about them alone says nothing here."""
+        if self.settled or self.budget.exhausted():
+            return
+        keep = chosen(self.core, self.bounds.prices)
+        own = Incumbent(self.best.value)
+        part = CapSpace(restrict(self.core, keep), self.budget, own, lambda cap_s: (math.inf, None, False))
+        part.lower = min(self.lower, part.trivial)
+        part.bound()
+        part.climb(truncated)
+        if own.path is not None:
+            self.best.offer(own.value, restore(own.path, keep))
+
+    def finish(self) -> None:
+        """Search without truncation until nothing is left: by turns just below the best plan and in the middle."""
+        top = True
+        while not self.wide and not self.settled and not self.budget.exhausted():
+            high = self.best.value * (1.0 - EXACT)
+            if self.ceiling < high:
+                if self.ceiling - self.lower <= 1e-4 * high:
+                    return
+                high, top = self.ceiling, False
+            self._probe(high if top else 0.5 * (self.lower + high), LAST)
+            top = not top
+
+    def _close(self, rung: Rung) -> None:
+        """Try caps until bound (or the least cap that this rung leaves open) and best plan are close."""
+        floor, stride = self.lower, max(rung.precision, 0.01)
+        while not self.settled and not self.budget.exhausted():
+            if math.isinf(self.best.value):
+                if floor >= self.trivial:
+                    return
+                cap_s = min(self.trivial, max(floor * (1.0 + stride), 1e-3 * stride * self.trivial))
+                stride *= 2.0
+            elif self.best.value - floor <= rung.precision * self.best.value:
+                return
+            else:
+                cap_s = 0.5 * (floor + self.best.value)
+            self._probe(cap_s, rung)
+            floor = max(cap_s, self.lower) if self.best.value > cap_s else self.lower
+
+    def _probe(self, cap_s: float, rung: Rung) -> None:
+        """Ask whether a plan within a cap exists: raises `lower`, improves the best plan, or neither."""
+        cap = self.bounds.cap(cap_s)
+        priced = self.bounds.price(cap, rung.steps)
+        goal = min(self.best.value, cap_s * (1.0 + 1e-11))
+        if priced.refuted:
+            self._rule_out(cap_s)
+        elif not self._sequence(priced, goal):
+            self._search(cap, priced, rung, goal)
+        self.budget.report("bottleneck", self.best.value if self.best.path else None, self.lower)
+
+    def _rule_out(self, cap_s: float) -> None:
+        """No plan of this core keeps within the cap."""
+        self.lower = math.inf if cap_s >= self.trivial else max(self.lower, cap_s)
+        if self.lower >= self.best.value * (1.0 - EXACT):
+            self.lower = self.best.value
+
+    def _sequence(self, priced: Priced, goal: float) -> bool:
+        """Whether the relaxed path is a plan below `goal`."""
+        if priced.sequence is None:
+            return False
+        plan = self.bounds.plan(priced.sequence)
+        return plan is not None and self.best.offer(*plan) and plan[0] < goal
+
+    def _search(self, cap: Cap, priced: Priced, rung: Rung, goal: float) -> None:
+        """Search the plans within a cap, as far as the rung allows."""
+        if self._settles(cap, priced, rung.width, goal, self.bounds.first, strict=True):
+            return
+        if rung.width is not None:
+            return
+        if self._settles(cap, priced, None, goal, self.bounds.first, strict=False):
+            return
+        if self.budget.exhausted() or not self.open_for_good:
+            self.ceiling = min(self.ceiling, cap.cap_s)
+        elif not self._by_first(cap, goal):
+            self._ask_referee(cap.cap_s)
+
+    def _settles(
+        self,
+        cap: Cap,
+        priced: Priced,
+        width: int | None,
+        goal: float,
+        first: NDArray[np.bool_],
+        *,
+        strict: bool,
+        part: bool = False,
+    ) -> bool:
+        """Run one search; whether it found a plan below `goal` or proved that there is none (of a `part`: so far)."""
+        found = CapSearch(self.bounds, self.keys, cap, priced, strict=strict).run(width, goal, first)
+        self.best.offer(found.value, found.path)
+        self.open_for_good = found.exhaustive and not self.budget.exhausted()
+        if found.value < goal:
+            return True
+        if found.impossible and not part:
+            self._rule_out(cap.cap_s)
+        return found.impossible
+
+    def _by_first(self, cap: Cap, goal: float) -> bool:
+        """Search once per first class, its return hop told apart; whether that settles the cap."""
+        if self.core.back is None:
+            return False
+        for first in np.flatnonzero(self.bounds.first):
+            only = np.arange(self.core.num_classes) == first
+            own = self.bounds.cap(cap.cap_s, int(first))
+            priced = self.bounds.price(own, LAST.steps, only)
+            if priced.refuted:
+                continue
+            if not self._settles(own, priced, None, goal, only, strict=False, part=True):
+                return False
+            if self.best.value < goal:
+                return True
+        self._rule_out(cap.cap_s)
+        return True
+
+    def _ask_referee(self, cap_s: float) -> None:
+        value, path, none = self.referee(cap_s)
+        if self.best.offer(value, path):
+            return
+        if none:
+            self._rule_out(cap_s)
+        else:
+            self.ceiling = min(self.ceiling, cap_s)
