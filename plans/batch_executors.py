@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from gpuplan.errors import InputError, UnsupportedError, UsageError
 from gpuplan.plans.device_map import DeviceMap
+from gpuplan.plans.placement_solution import GroupStage
+from gpuplan.plans.stage_times import StageTimes
 from gpuplan.profiles.memory import workspace_bytes
 from gpuplan.profiles.model_document import model_from_dict
 from gpuplan.profiles.problems.batching import BatchTime, Executor
 from gpuplan.profiles.problems.build import PlacementProblem
-from gpuplan.profiles.problems.placement import Hops, Timing
 from gpuplan.profiles.workload import Workload
 from gpuplan.topology import topology_from_dict
 
@@ -76,15 +77,14 @@ def executor_from_plan(plan: DeviceMap, *, max_batch: int = 32, longest_prompt: 
     UsageError
         `max_batch` below 1, or no room for KV at this batch and prompt.
     UnsupportedError
-        A plan with tensor-parallel stages, or one whose times the analytic costs do not give.
+        A plan whose times the analytic costs do not give.
     """
     if max_batch < 1:
         raise UsageError(f"expected a batch limit of at least 1, got {max_batch}")
-    if any(stage.tensor_parallel > 1 for stage in plan.stages):
-        raise UnsupportedError("a plan with tensor-parallel stages gives no executor yet; name them with --executors")
     problem = _problem(plan)
-    _check_times(plan, problem)
-    time, worst_ttft, worst_tpot = _fit(plan, problem, max_batch)
+    times = StageTimes(problem, _stages(plan, problem))
+    _check_times(plan, times)
+    time, worst_ttft, worst_tpot = _fit(times, max_batch)
     room = kv_room_tokens(plan, problem, max_batch, longest_prompt)
     executor = Executor(name=EXECUTOR_NAME, kv_capacity_tokens=float(room), max_batch=max_batch)
     return FittedExecutor(executor, time, worst_ttft, worst_tpot)
@@ -94,15 +94,16 @@ def kv_room_tokens(plan: DeviceMap, problem: PlacementProblem, max_batch: int, l
     """Return the KV capacity with the workspace of `max_batch` prompts of `longest_prompt` tokens.
 
     ``floor(min over stages with KV of (available − weights − workspace − max_batch·constant state) / κ)``: κ as for
-    full attention, since short sequences fill a sliding window, and constant states set aside for a full batch.
+    full attention, since short sequences fill a sliding window, and constant states set aside for a full batch; all of
+    it on one device of the stage, which holds 1/min(t, KV heads) of κ and of the states.
     """
     point = Workload(batch=max_batch, prompt_tokens=max(longest_prompt, 1), output_tokens=1)
-    workspace = workspace_bytes(problem.model, point, reserve_bytes=problem.reserve_bytes)
     rooms = []
     for stage in plan.stages:
-        layers = problem.model.layers[stage.layers.start : stage.layers.stop]
-        per_token = math.fsum(layer.kv.bytes_per_token for layer in layers)
-        state = max_batch * math.fsum(layer.kv.constant_bytes for layer in layers)
+        layers, t = problem.model.layers[stage.layers.start : stage.layers.stop], stage.tensor_parallel
+        workspace = workspace_bytes(problem.model, point, reserve_bytes=problem.reserve_bytes, tensor_parallel=t)
+        per_token = math.fsum(layer.kv.bytes_per_token / min(t, layer.kv.heads) for layer in layers)
+        state = max_batch * math.fsum(layer.kv.constant_bytes / min(t, layer.kv.heads) for layer in layers)
         free = stage.memory.available_bytes - stage.memory.weights_bytes - workspace - state
         if free <= 0.0:
             raise UsageError(
@@ -126,23 +127,22 @@ def _problem(plan: DeviceMap) -> PlacementProblem:
     )
 
 
-def _check_times(plan: DeviceMap, problem: PlacementProblem) -> None:
-    stages = _stage_numbers(plan, problem)
-    ttft = _ttft_s(problem, stages, plan.workload.batch, plan.workload.prompt_tokens)
-    if not math.isclose(ttft, plan.metrics.ttft_s, rel_tol=1e-6):
+def _check_times(plan: DeviceMap, times: StageTimes) -> None:
+    workload = Workload(plan.workload.batch, plan.workload.prompt_tokens, 1)
+    if not math.isclose(times.pass_s(workload, "prefill"), plan.metrics.ttft_s, rel_tol=1e-6):
         raise UnsupportedError(
             "the plan's times are not those of the analytic costs, so they cannot be extended to other batches; "
             "name the executors with --executors"
         )
 
 
-def _fit(plan: DeviceMap, problem: PlacementProblem, max_batch: int) -> tuple[BatchTime, float, float]:
-    stages = _stage_numbers(plan, problem)
+def _fit(times: StageTimes, max_batch: int) -> tuple[BatchTime, float, float]:
     points = [(b, length) for b in _batches(max_batch) for length in LENGTHS]
     size, length = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
     ones = np.ones(len(points))
-    ttft = np.array([_ttft_s(problem, stages, b, s) for b, s in points])
-    tpot = np.array([_tpot_s(problem, stages, b, c) for b, c in points])
+    ttft = np.array([times.pass_s(Workload(b, s, 1), "prefill") for b, s in points])
+    # Two output tokens put the mean context s + o/2 at s + 1.
+    tpot = np.array([times.pass_s(Workload(b, c - 1, 2), "decode") for b, c in points])
     prefill, worst_ttft = _non_negative(np.column_stack([ones, size * length]), ttft)
     step, worst_tpot = _non_negative(np.column_stack([ones, size, size * length]), tpot)
     return BatchTime(*map(float, (*prefill, *step))), worst_ttft, worst_tpot
@@ -179,37 +179,14 @@ def _non_negative(matrix: FloatArray, values: FloatArray) -> tuple[FloatArray, f
     return best, float(np.max(np.abs(matrix @ best - values) / values))
 
 
-def _stage_numbers(plan: DeviceMap, problem: PlacementProblem) -> list[tuple[int, int, int]]:
+def _stages(plan: DeviceMap, problem: PlacementProblem) -> list[GroupStage]:
     numbers = {device.name: i for i, device in enumerate(problem.topology.devices)}
     for k, stage in enumerate(plan.stages):
-        if stage.devices[0] not in numbers:
-            raise InputError(
-                f"expected a device of the embedded topology, got {stage.devices[0]!r}", place=f"$.stages[{k}].devices"
-            )
-    return [(numbers[stage.devices[0]], stage.layers.start, stage.layers.stop) for stage in plan.stages]
-
-
-def _ttft_s(problem: PlacementProblem, stages: list[tuple[int, int, int]], b: int, prompt: int) -> float:
-    """Return Σ prefill + Σ prefill hops: a request of one output token has no decode steps."""
-    dense = problem.replace(workload=Workload(b, prompt, 1)).dense()
-    return _along(dense.latency, stages)
-
-
-def _tpot_s(problem: PlacementProblem, stages: list[tuple[int, int, int]], b: int, context: int) -> float:
-    """Return Σ decode + Σ decode hops + return hop; two output tokens put the mean context at s + 1."""
-    dense = problem.replace(workload=Workload(b, context - 1, 2)).dense()
-    return _along(dense.cycle, stages)
-
-
-def _along(timing: Timing, stages: list[tuple[int, int, int]]) -> float:
-    parts = [float(timing.compute_s[device, start:stop].sum()) for device, start, stop in stages]
-    for (sender, _, stop), (receiver, _, _) in itertools.pairwise(stages):
-        parts.append(_hop(timing.hop, sender, receiver, float(timing.boundary_bytes[stop - 1])))
-    if timing.return_hop is not None and len(stages) > 1:
-        parts.append(_hop(timing.return_hop, stages[-1][0], stages[0][0], timing.return_bytes))
-    return math.fsum(parts)
-
-
-def _hop(table: Hops, sender: int, receiver: int, size_bytes: float) -> float:
-    latency_s, s_per_byte = table.pair(sender, receiver)
-    return latency_s + size_bytes * s_per_byte
+        for i, name in enumerate(stage.devices):
+            if name not in numbers:
+                place = f"$.stages[{k}].devices[{i}]"
+                raise InputError(f"expected a device of the embedded topology, got {name!r}", place=place)
+    return [
+        GroupStage(tuple(numbers[name] for name in stage.devices), stage.layers.start, stage.layers.stop)
+        for stage in plan.stages
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,21 +70,24 @@ class StageTimes:
         self._names = [problem.topology.devices[number].name for number in used]
         self._router = Router(problem.topology, self._names)
         self._tables: dict[float, RouteTable] = {}
+        self._times: dict[tuple[int, float | None, int, Workload], LayerTimes] = {}
         self._largest = max(layer.boundary_bytes_per_token for layer in problem.model.layers)
 
     def layers(self, k: int, workload: Workload) -> LayerTimes:
         """Return the times of all layers of the model on the slowest device of stage `k`, collectives left out."""
         devices = [self.problem.topology.devices[number] for number in self.groups[k]]
-        alike: dict[tuple[str, float | None], Device] = {}
+        alike: dict[tuple[int, float | None], Device] = {}
         for device in devices:
-            alike.setdefault((device.kind.name, device.power_cap_w), device)
+            alike.setdefault((id(device.kind), device.power_cap_w), device)
         return slowest_times([self._layer_times(device, workload, len(devices)) for device in alike.values()])
 
     def _layer_times(self, device: Device, workload: Workload, degree: int) -> LayerTimes:
-        costs, model = self.problem.costs, self.problem.model
-        if degree == 1:  # as every cost source knows it, also those that price single devices alone
-            return costs.layer_times(model, device, workload)
-        return costs.layer_times(model, device, workload, tensor_parallel=degree)
+        key = id(device.kind), device.power_cap_w, degree, workload
+        if key not in self._times:
+            # Sources that price single devices alone need not know of degrees.
+            asked = {} if degree == 1 else {"tensor_parallel": degree}
+            self._times[key] = self.problem.costs.layer_times(self.problem.model, device, workload, **asked)
+        return self._times[key]
 
     def collectives(self, k: int, workload: Workload, phase: Phase) -> FloatArray:
         """Return the seconds of every layer's all-reduces and gathers in the group of stage `k`; shape (n,)."""
@@ -113,6 +117,11 @@ class StageTimes:
             return None
         message = TOKEN_BYTES * workload.batch
         return Transfer(0, message, message)
+
+    def pass_s(self, workload: Workload, phase: Phase) -> float:
+        """Return what one pass through all stages takes with its hand-overs, s: TTFT, or a decode step."""
+        numbers = range(len(self.stages))
+        return math.fsum(self.seconds(k, workload, phase) + self.hop_s(k, workload, phase) for k in numbers)
 
     def hop_s(self, k: int, workload: Workload, phase: Phase) -> float:
         """Return what the hand-over of stage `k` takes in one pass, s; 0 when there is none."""

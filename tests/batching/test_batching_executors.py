@@ -77,6 +77,36 @@ def test_kv_room_is_the_plans_own_at_its_batch(plan: DeviceMap) -> None:
     assert (larger.name, larger.max_batch, larger.speed) == ("e0", 16, 1.0)
 
 
+@pytest.mark.parametrize("groups", [((0, 1, 2, 3),), ((0, 1), (4, 5)), ((2, 3), (7,))])
+def test_groups_of_devices(groups: tuple[tuple[int, ...], ...]) -> None:
+    """A plan of tensor-parallel stages is fitted on its own TTFT and TPOT, and keeps KV as it says."""
+    from gpuplan.plans import GroupStage, Outcome, build_device_map
+
+    outcome = Outcome(status="feasible", objective=1.0, terms={}, bound=None, gap=None, solver="x", options={}, seed=0)
+    cuts = [0, *[20] * (len(groups) - 1), 34]
+    stages = [GroupStage(group, cuts[k], cuts[k + 1]) for k, group in enumerate(groups)]
+    problem = PlacementProblem(
+        load_model("llama-3.1-8b"), load_topology("dgx-a100"), tensor_parallel=(1, 2, 4), uneven_tensor_parallel=True
+    )
+
+    def own(workload: Workload) -> DeviceMap:
+        return build_device_map(problem.replace(workload=workload), stages, outcome)
+
+    fitted = executor_from_plan(own(Workload(2, 4096, 1)), max_batch=2, longest_prompt=4096)
+    points = [(b, length) for b in (1, 2) for length in LENGTHS]
+    ttft = np.array([own(Workload(b, s, 1)).metrics.ttft_s for b, s in points])
+    tpot = np.array([own(Workload(b, c - 1, 2)).metrics.tpot_s for b, c in points])
+    size, length = np.array(points, dtype=float).T
+    prefill = fitted.time.prefill_fixed_s + fitted.time.prefill_s_per_token * size * length
+    step = (
+        fitted.time.step_fixed_s
+        + (fitted.time.step_s_per_sequence + fitted.time.step_s_per_context_token * length) * size
+    )
+    assert np.max(np.abs(prefill - ttft) / ttft) == pytest.approx(fitted.worst_ttft, rel=1e-6)
+    assert np.max(np.abs(step - tpot) / tpot) == pytest.approx(fitted.worst_tpot, rel=1e-6)
+    assert fitted.executor.kv_capacity_tokens == own(Workload(2, 4096, 1)).metrics.kv_capacity_tokens
+
+
 def test_no_room(plan: DeviceMap) -> None:
     """A batch whose workspace fills the device is refused, with the mend."""
     with pytest.raises(UsageError, match=r"no KV room on .*lower --max-batch"):
@@ -86,10 +116,7 @@ def test_no_room(plan: DeviceMap) -> None:
 
 
 def test_plans_that_cannot_be_extended(plan: DeviceMap) -> None:
-    """Tensor-parallel stages, and times of another source than the analytic costs, are refused."""
-    split = dataclasses.replace(plan, stages=(dataclasses.replace(plan.stages[0], tensor_parallel=2),))
-    with pytest.raises(UnsupportedError, match="tensor-parallel"):
-        executor_from_plan(split)
+    """Times of another source than the analytic costs are refused."""
     measured = dataclasses.replace(plan, metrics=dataclasses.replace(plan.metrics, ttft_s=1.5 * plan.metrics.ttft_s))
     with pytest.raises(UnsupportedError, match="--executors"):
         executor_from_plan(measured)
