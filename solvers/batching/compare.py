@@ -22,7 +22,8 @@ class BatchingRow:
     """One method's answer.
 
     status
-        As in the result, or ``refused`` when the method does not take this problem (`note` says why).
+        As in the result, or ``refused`` when the method does not take this problem, ``missing`` when what it needs
+        is not installed (`note` says why).
     bound
         The best bound that any method of the comparison has proven: it holds for all of them.
     verified
@@ -71,8 +72,10 @@ def _row(problem: BatchingProblem, name: str, limits: Limits, seed: int) -> Batc
     started = time.perf_counter()
     try:
         result = solve_batching(problem, solver=name, limits=limits, seed=seed)
-    except (UnsupportedError, SolverUnavailableError) as error:
+    except UnsupportedError as error:
         return BatchingRow(name, kind, "refused", note=str(error))
+    except SolverUnavailableError as error:
+        return BatchingRow(name, kind, "missing", note=str(error))
     wall = time.perf_counter() - started
     note = "; ".join(result.reasons or result.report.notes)
     objective, bound = _number(result.objective), _number(result.bound)

@@ -8,13 +8,18 @@ own bounds from shares: each term's least value is at most its value in any plan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray
 from gpuplan.solvers.batching.bounds import shares
+from gpuplan.solvers.batching.bounds.prices import box_prices
 from gpuplan.solvers.batching.bounds.split import Split, split
 from gpuplan.solvers.batching.exact.additive import Additive, coefficients, deadlines_count, equal_arrivals
+
+#: Least time left, s, with which box prices are worth a try: their compiled loops may have to be made first.
+PRICES_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,12 @@ def relaxed_form(problem: BatchingProblem, makespan: float, padding: float) -> A
 
 
 def lower_bound(
-    problem: BatchingProblem, *, share: FloatArray | None = None, rounds: int = 12, sum_bound: float | None = None
+    problem: BatchingProblem,
+    *,
+    share: FloatArray | None = None,
+    rounds: int = 12,
+    sum_bound: float | None = None,
+    prices: bool = False,
 ) -> Bound:
     """Return a bound on the objective of any plan.
 
@@ -51,23 +61,42 @@ def lower_bound(
         Work shares, s at speed 1; None takes those of continuous batching.
     sum_bound
         A bound on makespan and padding together found elsewhere (column generation).
+    prices
+        Whether to compute box prices as well: up to two seconds, and close where two keys matter.
     """
     if problem.num_requests == 0:
         return Bound(0.0, "no requests")
     goal = problem.objective
-    share = shares.continuous(problem) if share is None else share
-    value, kinds = _makespan_and_padding(problem, share, rounds, sum_bound)
+    known = [shares.continuous(problem) if share is None else share]
+    if prices:
+        found, sum_bound = _box_prices(problem, sum_bound)
+        known += [] if found is None else [found]
+    value, kinds = _makespan_and_padding(problem, known[-1], rounds, sum_bound, prices)
     if goal.latency > 0.0:
         work = _work(problem, rounds) if equal_arrivals(problem) else None
-        value += goal.latency * shares.latency_bound(problem, share, work)
+        value += goal.latency * max(shares.latency_bound(problem, one, work) for one in known)
         kinds.append("preemptive machine")
     reason = None
     if problem.hard:
-        reason = shares.overfull(problem, share)
+        reason = next((told for one in known if (told := shares.overfull(problem, one)) is not None), None)
     elif deadlines_count(problem):
-        value += goal.violation * shares.violation_bound(problem, share)
+        value += goal.violation * max(shares.violation_bound(problem, one) for one in known)
         kinds.append("overfull intervals")
     return Bound(value, " + ".join(kinds), reason)
+
+
+def _box_prices(problem: BatchingProblem, sum_bound: float | None) -> tuple[FloatArray | None, float | None]:
+    """Return work shares from box prices, and the better of `sum_bound` and their bound on makespan and padding."""
+    goal, speed = problem.objective, float(problem.speed.sum())
+    form = relaxed_form(problem, goal.makespan, goal.padding)
+    timed = goal.latency > 0.0 or goal.makespan > 0.0 or deadlines_count(problem)
+    work = box_prices(relaxed_form(problem, speed, 0.0)) if timed else None
+    total = -np.inf
+    if work is not None:
+        total = goal.makespan / speed * work.bound + form.constant
+    if goal.padding > 0.0 and (both := box_prices(form)) is not None:
+        total = both.bound + form.constant
+    return None if work is None else work.share, total if sum_bound is None else max(total, sum_bound)
 
 
 def _work(problem: BatchingProblem, rounds: int) -> FloatArray:
@@ -77,7 +106,7 @@ def _work(problem: BatchingProblem, rounds: int) -> FloatArray:
 
 
 def _makespan_and_padding(
-    problem: BatchingProblem, share: FloatArray, rounds: int, sum_bound: float | None
+    problem: BatchingProblem, share: FloatArray, rounds: int, sum_bound: float | None, prices: bool
 ) -> tuple[float, list[str]]:
     goal = problem.objective
     if goal.makespan == 0.0 and goal.padding == 0.0:
@@ -87,7 +116,7 @@ def _makespan_and_padding(
     values = {
         "Lagrangian split": halves.bound + form.constant,
         "preemptive machine": goal.makespan * shares.makespan_bound(problem, share),
-        "column generation": -np.inf if sum_bound is None else sum_bound,
+        "box prices" if prices else "column generation": -np.inf if sum_bound is None else sum_bound,
     }
     best = max(values, key=lambda name: values[name])
     return max(values[best], 0.0), [best]

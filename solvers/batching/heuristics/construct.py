@@ -7,12 +7,14 @@ import time
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import answer, infeasible
-from gpuplan.solvers.batching.bounds.lower import lower_bound
+from gpuplan.solvers.batching.bounds.lower import PRICES_S, lower_bound
 from gpuplan.solvers.batching.heuristics.starts import best_start
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
 NAME = "bands"
+#: From so many requests on, box prices take no longer than the plan.
+_MANY = 10_000
 
 
 def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: bool = True) -> Result[BatchSolution]:
@@ -31,7 +33,9 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: boo
     """
     started, budget = time.perf_counter(), Budget(limits)
     start = best_start(problem, budget)
-    proof = lower_bound(problem) if bound else None
+    # A plan that takes milliseconds gets a bound that takes milliseconds.
+    prices = problem.num_requests >= _MANY and budget.remaining_s > PRICES_S
+    proof = lower_bound(problem, prices=prices) if bound else None
     if proof is not None and proof.infeasible is not None and start.missed:
         return infeasible(problem, (proof.infeasible,), solver=NAME, started=started, seed=seed)
     return answer(

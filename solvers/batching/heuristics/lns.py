@@ -16,7 +16,7 @@ import numpy as np
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem, IntArray
 from gpuplan.solvers.batching.answer import answer
-from gpuplan.solvers.batching.bounds.lower import lower_bound
+from gpuplan.solvers.batching.bounds.lower import PRICES_S, lower_bound
 from gpuplan.solvers.batching.exact.additive import coefficients, deadlines_count, equal_arrivals
 from gpuplan.solvers.batching.heuristics.starts import Start, best_start, rate
 from gpuplan.solvers.limits import Budget, Limits
@@ -199,7 +199,7 @@ def solve(
     """
     started, budget = time.perf_counter(), Budget(limits)
     start = best_start(problem, budget)
-    proof = lower_bound(problem) if bound else None
+    proof = lower_bound(problem, prices=budget.remaining_s > PRICES_S) if bound else None
     found = improve(problem, start, budget, seed, seconds)
     return answer(
         problem,
