@@ -104,6 +104,9 @@ def percent(share: float) -> str:
 
 def _facts(result: Result[Any]) -> list[str]:
     facts = [f"solver {result.report.solver}"]
-    if result.report.bound_kind:
-        facts.append(f"bound by {result.report.bound_kind}")
+    report = result.report
+    if report.proof or report.bound_kind:
+        facts.append(f"bound by {report.proof or report.bound_kind}")
+    if report.failure:
+        facts.append(report.failure)
     return facts

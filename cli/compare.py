@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compare")
-@click.argument("words", nargs=-1, metavar="MODEL CLUSTER | PROBLEM.json | REQUESTS")
+@click.argument("words", nargs=-1, metavar="MODEL CLUSTER | PROBLEM | REQUESTS")
 @click.option("--solvers", metavar="A,B,…", help="Only these; see gpuplan list solvers.")
 @problem_options
 @model_options
@@ -50,8 +50,8 @@ def compare_command(
 ) -> int:
     """Run every solver and baseline on one instance; each answer is recomputed by the verifier.
 
-    The instance is MODEL on CLUSTER, a problem file, or REQUESTS with --plan or --executors. The limits hold for each
-    solver.
+    The instance is MODEL on CLUSTER, a problem file (placement, batching or flow), or REQUESTS with --plan or
+    --executors. The limits hold for each solver.
     """
     from gpuplan.cli.batch_files import compare_requests
 
@@ -61,6 +61,10 @@ def compare_command(
     if batching is not None:
         _print(batching, "latency", output)
         return _verdict(batching)
+    flow = _compare_flow(words, names, search)
+    if flow is not None:
+        _print(flow, "flow", output)
+        return _verdict(flow)
     problem, objective = _instance(words, ask, shape, where, output)
     rows = _run(problem, names, search)
     _print(rows, objective, output)
@@ -99,8 +103,36 @@ def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> li
             time_limit_s=search.time_limit,
             work_limit=search.work_limit,
             threads=search.threads,
+            memory_limit_bytes=search.memory_limit,
             seed=search.seed,
             cancel=interrupt,
+            on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
+        )
+
+
+def _compare_flow(
+    words: Sequence[str], names: Sequence[str] | None, search: SearchOptions
+) -> list[ComparisonRow] | None:
+    """Compare on a flow problem; None when the words name none."""
+    from gpuplan.cli.batch_files import kind_of
+    from gpuplan.cli.flow_files import PROBLEM
+
+    if len(words) != 1 or kind_of(words[0]) != PROBLEM:
+        return None
+    from gpuplan.cli.interrupt import Interrupt
+    from gpuplan.cli.progress import SearchProgress
+    from gpuplan.profiles.problems.flow_io import load_flow_problem
+    from gpuplan.solvers.flow.compare import compare_flow
+    from gpuplan.solvers.limits import Limits, Progress
+
+    problem = load_flow_problem(words[0])
+    with Interrupt("the solvers finished so far") as interrupt, SearchProgress("comparing") as progress:
+        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt)
+        return compare_flow(
+            problem,
+            limits,
+            search.seed,
+            names,
             on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
         )
 
@@ -128,8 +160,12 @@ def _verdict(rows: Sequence[Row]) -> int:
     if proofs:
         say_error(f"no plan exists (proven by {proofs[0].name}): {proofs[0].note}")
         return ExitCode.INFEASIBLE
-    if rows and all(row.status == "refused" for row in rows):
+    if rows and all(row.status in ("refused", "missing") for row in rows):
         say_error(f"no solver takes this problem: {rows[0].note}")
         return ExitCode.UNSUPPORTED
+    failed = [row for row in rows if row.status == "failed"]
+    if failed:
+        say_error(f"no solver found a plan: {failed[0].note}")
+        return ExitCode.NO_SOLUTION
     say_error("no solver found a plan within its limits")
     return ExitCode.NO_SOLUTION

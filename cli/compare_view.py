@@ -29,7 +29,7 @@ class Row(Protocol):
 
     @property
     def status(self) -> str:
-        """As in the result, or ``refused``."""
+        """As in the result, or ``refused``, ``missing``, ``failed``."""
 
     @property
     def objective(self) -> Value | None:
@@ -65,6 +65,7 @@ def compare_report(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "status": row.status,
             "objective": value_to_json(row.objective),
             "bound": value_to_json(row.bound),
+            "bound_by": bound_by(row),
             "gap": value_to_json(row.gap),
             "wall_time_s": row.wall_time_s,
             "verified": row.verified,
@@ -76,11 +77,12 @@ def compare_report(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def compare_table(rows: Sequence[Row], objective: str) -> Table:
     """Return one line a solver: what it claims, its value and how far it is from the best, time, the verdict."""
-    right = ("objective", "over best", "time")
-    table = plain_table("solver", "claim", "objective", "over best", "time", "check", right=right)
+    most = objective == "flow"  # tokens/s: the largest is best
+    off = "below best" if most else "over best"
+    table = plain_table("solver", "claim", "objective", off, "time", "check", right=("objective", off, "time"))
     table.columns[0].no_wrap = True
     values = [as_tuple(row.objective) for row in rows if row.objective is not None]
-    best = min(values) if values else None
+    best = (max(values) if most else min(values)) if values else None
     for row in rows:
         table.add_row(
             row.name,
@@ -91,6 +93,14 @@ def compare_table(rows: Sequence[Row], objective: str) -> Table:
             {True: "✔", False: "✘", None: ""}[row.verified],
         )
     return table
+
+
+def bound_by(row: Row) -> str | None:
+    """Return how a row's bound was proven; None without a bound."""
+    result = getattr(row, "result", None)
+    if result is None or row.bound is None:
+        return None
+    return result.report.proof or result.report.bound_kind
 
 
 def claim(row: Row) -> str:
@@ -115,7 +125,7 @@ def as_tuple(value: Value) -> tuple[float, ...]:
 
 
 def over(value: tuple[float, ...], best: tuple[float, ...]) -> str:
-    """Return how far a value is above the best one, in its first component that differs.
+    """Return how far a value is off the best one, in its first component that differs.
 
     >>> over((2.0, 1.5), (2.0, 1.0)), over((3.0,), (3.0,))
     ('50.0 %', 'best')

@@ -82,27 +82,23 @@ def _clusters(catalog: str | None) -> Rows:
 
 def _solvers(catalog: str | None) -> Rows:
     from gpuplan.solvers.batching.registry import ENTRIES
+    from gpuplan.solvers.flow.registry import list_flow_solvers
     from gpuplan.solvers.registry import list_solvers
 
-    return [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "installed": entry.available(),
-            "objectives": list(entry.objectives),
-            "about": entry.doc,
-        }
-        for entry in list_solvers()
-    ] + [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "installed": entry.available(),
-            "objectives": ["batching"],
-            "about": entry.doc,
-        }
-        for entry in ENTRIES
-    ]
+    placement = [_solver(entry, "placement", list(entry.objectives)) for entry in list_solvers()]
+    flow = [_solver(entry, "flow", ["flow"]) for entry in list_flow_solvers()]
+    return placement + flow + [_solver(entry, "batching", ["batching"]) for entry in ENTRIES]
+
+
+def _solver(entry: Any, problem: str, objectives: list[str]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "problem": problem,
+        "kind": entry.kind,
+        "installed": entry.available(),
+        "objectives": objectives,
+        "about": entry.doc,
+    }
 
 
 def _runtimes(catalog: str | None) -> Rows:
@@ -172,6 +168,7 @@ _COLUMNS: dict[str, dict[str, tuple[bool, Callable[[dict[str, Any]], str]]]] = {
     },
     "solvers": {
         "name": (False, lambda row: row["name"]),
+        "for": (False, lambda row: row["problem"]),
         "kind": (False, lambda row: row["kind"]),
         "here": (False, lambda row: "yes" if row["installed"] else "no"),
         "about": (False, lambda row: row["about"]),

@@ -69,7 +69,7 @@ def map_command(
     warm_start = read_warm_start(search.warm_start)
     problem = read_problem(model, cluster, where, shape, ask, output)
     if search.write_model is not None:
-        write_problem(problem.dense(), search.write_model)
+        write_problem(problem.dense(), search.write_model, search.solver)
     run = run_search(_solve, problem, search, ask.objective, warm_start=warm_start)
     show_notes(run, output)
     write_stats(search.stats, run, "map")

@@ -71,6 +71,7 @@ class SearchOptions:
     time_limit: float = 60.0
     work_limit: int | None = None
     threads: int = 1
+    memory_limit: int | None = None
     seed: int = 0
     warm_start: str | None = None
     write_model: str | None = None
@@ -167,6 +168,7 @@ _LIMITS = (
     click.option("--time-limit", type=Seconds(), default=60.0, show_default=True, help="Seconds to search at most."),
     click.option("--work-limit", type=Whole(), help="Labels or nodes to expand at most (repeatable, unlike time)."),
     click.option("--threads", type=Whole(), default=1, show_default=True),
+    click.option("--memory-limit", type=Size(), metavar="SIZE", help="Refuse what would take more memory, e.g. 8GiB."),
     click.option("--seed", type=Whole(0), default=0, show_default=True),
 )
 
@@ -176,7 +178,9 @@ search_options = _collect(
     click.option("--solver", default="auto", show_default=True, metavar="NAME", help="See gpuplan list solvers."),
     *_LIMITS,
     click.option("--warm-start", metavar="PLAN", help="Start from this plan."),
-    click.option("--write-model", metavar="FILE", help="Also write the problem: .json, or .lp/.mps as a MILP."),
+    click.option(
+        "--write-model", metavar="FILE", help="Also write the problem: .json; .lp/.mps as a MILP, .pb/.txt for CP-SAT."
+    ),
     click.option("--stats", metavar="FILE", help="Also write times and work as JSON."),
 )
 

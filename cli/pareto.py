@@ -59,7 +59,7 @@ def pareto_command(
     check_solver(search)
     problem = read_problem(model, cluster, where, shape, ask, output).replace(front=True)
     if search.write_model is not None:
-        write_problem(problem.dense(), search.write_model)
+        write_problem(problem.dense(), search.write_model, search.solver)
     run = run_search(pareto, problem, search, "latency")
     show_notes(run, output)
     write_stats(search.stats, run, "pareto")

@@ -12,16 +12,21 @@ if TYPE_CHECKING:
     from gpuplan.profiles.problems.placement import DensePlacement
 
 
-def write_problem(problem: DensePlacement, path: str) -> None:
-    """Write a problem as `gpuplan/placement-problem/1` (.json) or as a MILP (.lp, .mps)."""
+def write_problem(problem: DensePlacement, path: str, solver: str = "auto") -> None:
+    """Write a problem as `gpuplan/placement-problem/1` (.json), or as the model of a solver that writes that ending.
+
+    `solver` decides where it writes such files itself; else .lp and .mps are of milp-blocks, .pb and .txt of cp-sat.
+    """
     suffix = Path(path).suffix.lower()
     if suffix == ".json":
         from gpuplan.profiles import placement_to_dict
 
         write_text(path, to_json(placement_to_dict(problem)))
-    elif suffix in (".lp", ".mps"):
-        from gpuplan.solvers.placement.milp import write_model
+        return
+    from gpuplan.solvers.registry import list_solvers
 
-        write_model(problem, path)
-    else:
-        raise UsageError(f"--write-model: expected a file ending in .json, .lp or .mps, got {path!r}")
+    writers = {entry.name: entry for entry in list_solvers() if suffix in entry.model_suffixes}
+    entry = writers.get(solver) or next(iter(writers.values()), None)
+    if entry is None:
+        raise UsageError(f"--write-model: expected a file ending in .json, .lp, .mps, .pb or .txt, got {path!r}")
+    entry.write_model(problem, path)

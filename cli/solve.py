@@ -47,7 +47,7 @@ def solve_command(problem_file: str, output_path: Path | None, search: SearchOpt
     check_solver(search)
     problem = load_problem(problem_file)
     if search.write_model is not None:
-        write_problem(problem, search.write_model)
+        write_problem(problem, search.write_model, search.solver)
     run = run_search(solve, problem, search, problem.objective.name, **_warm_start(search, problem))
     show_notes(run, output)
     write_stats(search.stats, run, "solve")

@@ -65,6 +65,8 @@ def run_search(
     call: Callable[..., Result[Any]], problem: Any, options: SearchOptions, objective: str, **more: Any
 ) -> Search:
     """Call a solver with the limits of the command line, Ctrl-C as its ``cancel`` and progress on a terminal."""
+    if options.memory_limit is not None:
+        more["memory_limit_bytes"] = options.memory_limit
     seconds = objective in ("latency", "bottleneck", "throughput")
     with Interrupt() as interrupt, SearchProgress("searching", seconds=seconds) as progress:
         result = call(
@@ -124,6 +126,9 @@ def write_stats(path: str | None, search: Search, command: str, extra: Mapping[s
         "work": report.work,
         "interrupted": search.interrupted,
         "options": {key: value_to_json(value) for key, value in report.options.items()},
+        "bound_kind": report.bound_kind,
+        "proof": report.proof,
+        "failure": report.failure,
         "notes": list(report.notes),
         **(extra or {}),
     }

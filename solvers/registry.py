@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, get_args
 
 from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
@@ -75,6 +76,12 @@ class SolverEntry:
             raise UnsupportedError(f"solver {self.name} runs through gpuplan.solvers.solve")
         solve: PlacementSolver = importlib.import_module(self.home).solve
         return partial(solve, **self.options) if self.options else solve
+
+    def write_model(self, problem: DensePlacement, path: str | Path) -> None:
+        """Write the solver's model of a problem to a file that ends as one of `model_suffixes`."""
+        if self.home is None or not self.model_suffixes:
+            raise UnsupportedError(f"solver {self.name} has no model to write; use milp-blocks, milp-layers or cp-sat")
+        importlib.import_module(self.home).write_model(problem, path)
 
 
 def _rule(name: str, module: str, doc: str) -> SolverEntry:
