@@ -17,7 +17,7 @@ from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 def maximise_capacity(session: Session, hint: ClassPath | None) -> Outcome:
     """Most KV tokens (bound and objective carry −tokens), then latency with that room."""
     tables = session.tables
-    if not tables.kv[-1] > 0.0:
+    if not tables.kv.any():
         raise InputError(
             "the kv-capacity objective needs layers with KV, but kv_bytes_per_token is 0 everywhere; "
             "choose another objective"
@@ -37,9 +37,23 @@ def maximise_capacity(session: Session, hint: ClassPath | None) -> Outcome:
 
 def path_capacity(tables: ClassTables, path: ClassPath) -> float:
     """KV tokens a plan has room for."""
+    if tables.sizes is not None:
+        return _group_capacity(tables, path)
     tokens = evaluate(tables.problem, tables.to_stages(path)).kv_capacity_tokens
     assert tokens is not None
     return float(tokens)
+
+
+def _group_capacity(tables: ClassTables, path: ClassPath) -> float:
+    """KV tokens of a plan whose stages are groups of devices: the least room over stages with KV."""
+    rooms = []
+    for c, start, stop in path:
+        memory, kv = tables.memory_of(c), tables.kv_of(c)
+        per_token = float(kv[stop] - kv[start])
+        if per_token > 0.0:
+            weights = float(memory[stop] - memory[start]) - (tables.saving_of(c) if len(path) == 1 else 0.0)
+            rooms.append(math.floor((float(tables.room_exact[c]) - weights) / per_token))
+    return float(min(rooms))
 
 
 def _search(session: Session, path: ClassPath) -> tuple[float, ClassPath, float]:
@@ -63,8 +77,14 @@ def _search(session: Session, path: ClassPath) -> tuple[float, ClassPath, float]
 
 def _upper(tables: ClassTables) -> float:
     """Return a capacity no plan exceeds: every layer with KV lies somewhere, at best alone on the roomiest device."""
-    weights, kv = np.diff(tables.memory), np.diff(tables.kv)
+    if tables.memory.ndim == 1:
+        return math.floor(_most_tokens(tables, 0, float(tables.room_exact.max())))
+    rooms = [_most_tokens(tables, c, float(tables.room_exact[c])) for c in range(tables.num_classes)]
+    return float(math.floor(max(rooms)))
+
+
+def _most_tokens(tables: ClassTables, c: int, room: float) -> float:
+    """Tokens of the layer that leaves least room, were each alone on a device of class c."""
+    weights, kv = np.diff(tables.memory_of(c)), np.diff(tables.kv_of(c))
     holds = kv > 0.0
-    saving = tables.problem.single_stage_saving_bytes
-    free = float(tables.room_exact.max()) - weights[holds] + saving
-    return float(math.floor(float((free / kv[holds]).min())))
+    return float(((room - weights[holds] + tables.saving_of(c)) / kv[holds]).min())

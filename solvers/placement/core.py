@@ -17,6 +17,7 @@ import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.modes import Modes
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 from gpuplan.solvers.placement.windows import CapWindows, cap_windows, memory_windows
 
@@ -79,6 +80,9 @@ class Core:
         Budget, or None and inf.
     step
         Values are multiples of this, one per stage (0: any); lets a bound be rounded up.
+    modes
+        What the classes draw on together, or None where each is of its own; `counts` is then what each may have by
+        itself, and `pred` holds none.
     """
 
     counts: IntArray
@@ -97,6 +101,24 @@ class Core:
     limit: float
     any_plan: bool
     step: float
+    modes: Modes | None = None
+
+    @property
+    def resources(self) -> Modes:
+        """What the classes draw on; without modes each class is a resource of its own."""
+        return Modes.plain(self.counts, self.pred) if self.modes is None else self.modes
+
+    @property
+    def capacity(self) -> IntArray:
+        """Capacity of the resources: the counters of a search key."""
+        return self.counts if self.modes is None else self.modes.capacity
+
+    @property
+    def resource_weights(self) -> FloatArray | None:
+        """The budget's weights by resource, or None without a budget."""
+        if self.weights is None or self.modes is None:
+            return self.weights
+        return self.modes.per_resource(self.weights)
 
     @property
     def num_classes(self) -> int:
@@ -134,6 +156,8 @@ class Core:
         """Return whether a path meets every constraint."""
         used = np.bincount([c for c, _, _ in path], minlength=self.num_classes)
         if len(path) < 2 or len(path) > self.max_stages or (used > self.counts).any():
+            return False
+        if self.modes is not None and (self.modes.use @ used > self.modes.capacity).any():
             return False
         if self.weights is not None and float(used @ self.weights) > self.limit:
             return False
@@ -177,6 +201,9 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     routed = np.where(np.isinf(timing.hop_s), np.inf, 0.0) if weight == 0.0 else timing.hop_s * weight
     back = _return_times(tables, query)
     weights, limit = (None, math.inf) if query.budget is None else (np.array(query.budget[0]), query.budget[1])
+    modes = tables.modes
+    if modes is not None and most < min(int(tables.counts.sum()), tables.num_layers):
+        modes = modes.with_resource(np.ones(tables.num_classes, dtype=np.int64), most)
     return Core(
         tables.counts,
         tables.pred,
@@ -194,6 +221,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
         limit * (1.0 + 1e-12),
         query.any_plan,
         _step(entry) if weight == 0.0 else 0.0,
+        modes,
     )
 
 
@@ -210,8 +238,12 @@ def _return_times(tables: ClassTables, query: Query) -> FloatArray | None:
 
 
 def _step(entry: FloatArray) -> float:
-    """Return the common step of all values when only equal entry costs count; 0 when there is none to use."""
-    return float(entry[0]) if (entry == entry[0]).all() else 0.0
+    """Return the common step of all values when only entry costs count; 0 when there is none to use."""
+    if (entry == entry[0]).all():
+        return float(entry[0])
+    if (entry == np.rint(entry)).all() and entry.max() < 2**31:
+        return float(np.gcd.reduce(entry.astype(np.int64)))
+    return 0.0
 
 
 def single_stage(tables: ClassTables, query: Query, micro_batches: int) -> tuple[float, ClassPath] | None:
@@ -233,8 +265,10 @@ def single_stage(tables: ClassTables, query: Query, micro_batches: int) -> tuple
 
 def _holds_all(tables: ClassTables, query: Query, micro_batches: int, c: int) -> bool:
     problem = tables.problem
-    weights = float(tables.memory[-1]) - problem.single_stage_saving_bytes
-    kv = float(tables.kv[-1])
+    weights = float(tables.memory_of(c)[-1]) - tables.saving_of(c)
+    kv = float(tables.kv_of(c)[-1])
+    if tables.counts[c] < 1:
+        return False
     if weights + micro_batches * problem.tokens_per_micro_batch * kv > tables.room[c]:
         return False
     if query.capacity_tokens is not None and kv > 0.0:

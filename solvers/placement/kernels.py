@@ -322,6 +322,27 @@ def subgradient(
             multipliers[m] = max(0.0, multipliers[m] + length * direction[m])
 
 
+@njit(cache=True, nogil=True, fastmath=FLAGS, inline="always")
+def may_open(
+    e: int, used: Ints, capacity: Ints, use: Ints, home: Ints, ahead: Ints, held: Floats, limits: Floats
+) -> bool:
+    """Return whether a stage on class e fits beside what is used: resources, order of twins, budgets."""
+    resources = len(capacity)
+    if ahead[e] >= 0 and used[home[e]] == 0 and used[ahead[e]] == 0:
+        return False
+    fits = True
+    for r in range(resources):
+        if used[r] + use[r, e] > capacity[r]:
+            fits = False
+    for m in range(resources, len(limits)):
+        total = 0.0
+        for r in range(resources):
+            total += held[m, r] * (used[r] + use[r, e])
+        if total > limits[m]:
+            fits = False
+    return fits
+
+
 @njit(cache=True, nogil=True, fastmath=FLAGS)
 def expand(
     keys: Ints,
@@ -346,10 +367,14 @@ def expand(
     ending: Ints,
     shift: Ints,
     mask: Ints,
-    counts: Ints,
-    pred: Ints,
-    uses: Floats,
+    capacity: Ints,
+    use: Ints,
+    added: Ints,
+    home: Ints,
+    ahead: Ints,
+    held: Floats,
     limits: Floats,
+    unit_price: Floats,
     price: Floats,
     slack: float,
     plain_after: Floats,
@@ -370,6 +395,10 @@ def expand(
 ) -> int:
     """Extend the labels of some groups (equal keys) by one stage; return the first group not done for lack of space.
 
+    A key counts what is used of every resource (`shift`, `mask`, `capacity`); a stage on e takes use[:, e], which is
+    added[e] on the key. Rows of `held` beyond the resources are budgets on what is used. unit_price and price are the
+    multipliers' parts per resource and per class.
+
     A label's vector lies in ``pool[offset:offset + hi − lo]``, positions lo..hi−1. A new one is kept where its cost
     plus the larger of two relaxed completions (multipliers zero; best multipliers less the slack they leave) is at
     most cut[0]. out_final is its cost as a last stage; a better one lowers the cut. filled = (rows, cells) written.
@@ -379,28 +408,19 @@ def expand(
     closed = np.empty(n + 1)
     place = np.empty(n + 2, np.int64)
     value_at = np.empty(n + 2)
-    used = np.empty(num, np.int64)
+    used = np.empty(len(capacity), np.int64)
     open_to = np.empty(num, np.bool_)
     for g in range(from_group, to_group):
         if filled[0] + num > len(out_key) or filled[1] + num * (n + 1) > len(out_pool):
             return g
         key = keys[starts[g]]
         left = slack
-        for c in range(num):
-            used[c] = (key >> shift[c]) & mask[c]
-            left -= price[c] * used[c]
+        for r in range(len(capacity)):
+            used[r] = (key >> shift[r]) & mask[r]
+            left -= unit_price[r] * used[r]
         any_open = False
         for e in range(num):
-            open_to[e] = used[e] < counts[e]
-            if open_to[e] and used[e] == 0 and pred[e] >= 0 and used[pred[e]] == 0:
-                open_to[e] = False
-            if open_to[e]:
-                for m in range(num, len(limits)):
-                    total = uses[m, e]
-                    for c in range(num):
-                        total += uses[m, c] * used[c]
-                    if total > limits[m]:
-                        open_to[e] = False
+            open_to[e] = may_open(e, used, capacity, use, home, ahead, held, limits)
             if open_to[e]:
                 any_open = True
                 for j in range(n + 1):
@@ -491,7 +511,7 @@ def expand(
                 worth = complete - step * (1.0 - 1e-6) if step > 0.0 else complete - 1e-11 * abs(complete)
                 cut[0] = min(cut[0], worth)
             row = filled[0]
-            out_key[row] = key + (1 << shift[e])
+            out_key[row] = key + added[e]
             out_last[row] = e
             out_offset[row] = filled[1]
             out_lo[row] = first

@@ -69,8 +69,8 @@ class Found:
 
 
 def key_layout(core: Core) -> tuple[IntArray, IntArray]:
-    """Return the shift and mask of each class's counter in a key."""
-    bits = np.array(bits_of(core.counts), dtype=np.int64)
+    """Return the shift and mask of each resource's counter in a key."""
+    bits = np.array(bits_of(core.capacity), dtype=np.int64)
     shift = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.int64)
     return shift, (np.int64(1) << bits) - 1
 
@@ -102,6 +102,10 @@ class _Search:
         self.core = relaxation.arrays.core
         self.width, self.budget, self.threads, self.lower = width, budget, threads, lower
         self.shift, self.mask = key_layout(self.core)
+        self.modes = self.core.resources
+        # What a stage on each class adds to a key.
+        self.added = (self.modes.use << self.shift[:, None]).sum(axis=0)
+        self.unit_price = np.ascontiguousarray(relaxation.best_multipliers @ relaxation.arrays.held)
         self.best = upper
         self.cut = cut_below(self.core, upper, relaxation)
         self.price = relaxation.price()
@@ -136,7 +140,8 @@ class _Search:
         classes = self.relaxation.allowed
         if core.weights is not None:
             classes = classes[core.weights[classes] <= core.limit]
-        keys = np.int64(1) << self.shift[classes]
+        classes = classes[core.counts[classes] > 0]
+        keys = self.added[classes]
         order = np.argsort(keys, kind="stable")
         num = len(classes)
         zeros = np.zeros(num, dtype=np.int64)
@@ -239,18 +244,13 @@ class _Search:
             path.append((c, start, stop))
             if depth == 0:
                 break
-            key = np.bitwise_xor(level.keys[row], self._use(level.keys[row], c))
+            key = (level.keys[row : row + 1] - self.added[c])[0]  # as arrays, which wrap around the sign bit
             level = self.levels[depth - 1]
             begin, end = np.searchsorted(level.keys, key, "left"), np.searchsorted(level.keys, key, "right")
             stop, after = start, c
             arrivals = [self._arrival(level, r, stop, c) for r in range(int(begin), int(end))]
             row = int(begin) + int(np.argmin(arrivals))
         return tuple(reversed(path))
-
-    def _use(self, key: np.int64, c: int) -> np.int64:
-        """Bits of a key that change when one device of class c is given back."""
-        used = (key >> self.shift[c]) & self.mask[c]
-        return np.int64((used ^ (used - 1)) << self.shift[c])
 
     def _start(self, level: Level, row: int, stop: int, after: int) -> tuple[float, int]:
         """Least cost of closing a label's stage at `stop` towards class `after` (−1: the end), and its start."""
@@ -322,10 +322,14 @@ class _Output:
             relaxation.ending,
             search.shift,
             search.mask,
-            core.counts,
-            core.pred,
-            relaxation.arrays.uses,
+            search.modes.capacity,
+            search.modes.use,
+            search.added,
+            search.modes.home,
+            search.modes.ahead,
+            relaxation.arrays.held,
             relaxation.arrays.limits,
+            search.unit_price,
             search.price,
             search.slack,
             relaxation.plain_after,

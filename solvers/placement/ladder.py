@@ -9,12 +9,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, first_groups, without_costs
 from gpuplan.solvers.placement.effort import (
     FEW_LABELS,
@@ -47,8 +49,15 @@ class _Open:
     rung: int = 0
 
 
+#: Relaxation of the plans with this return hop, these last windows and these first classes.
+Relax = Callable[[FloatArray, IntArray, IntArray], Relaxation]
+
+
 class LadderSearch:
-    """One core whose counters fit a key, searched with rising effort; `run` for the whole of it."""
+    """One core whose counters fit a key, searched with rising effort; `run` for the whole of it.
+
+    `relax` gives relaxations bounded elsewhere, in place of steps on the joint one.
+    """
 
     def __init__(
         self,
@@ -58,11 +67,13 @@ class LadderSearch:
         settings: Settings,
         hint: ClassPath | None,
         multipliers: dict[str, FloatArray],
+        relax: Relax | None = None,
     ) -> None:
         self.core, self.budget, self.settings = core, budget, settings
         self.best = upper
         self.path: ClassPath | None = None
         self.memory = multipliers
+        self.relax = relax
         self.arrays: Arrays = kernel_arrays(core)
         self.groups = first_groups(core)
         few = count_labels(core, len(self.groups)) <= FEW_LABELS
@@ -109,13 +120,18 @@ class LadderSearch:
             return []
         queue: list[tuple[float, int, _Open]] = []
         for k, group in enumerate(self.groups):
-            relaxation = group_relaxation(self.arrays, group, joint.best_multipliers)
+            relaxation = self._relax_group(group, joint)
             plain = relaxation.relax_plainly()
             bound = max(relaxation.lower, joint.lower, plain)
             if bound < math.inf and np.isfinite(group.term).any():
                 queue.append((bound, k, _Open(group, relaxation)))
         heapq.heapify(queue)
         return queue
+
+    def _relax_group(self, group: FirstGroup, joint: Relaxation) -> Relaxation:
+        if self.relax is None:
+            return group_relaxation(self.arrays, group, joint.best_multipliers)
+        return self.relax(group.term, group.ending, np.array(group.classes, dtype=np.int64))
 
     def _joint_steps(self) -> int:
         if self.settings.joint_steps is not None:
@@ -149,6 +165,8 @@ class LadderSearch:
     def bound_jointly(self, steps: int) -> Relaxation:
         """Bound all groups by one relaxation; its path may be a plan."""
         joint = joint_relaxation(self.arrays, self.groups, self._start_multipliers())
+        if self.relax is not None:
+            return self.relax(joint.term, joint.ending, joint.allowed)
         joint.raise_bound(steps, self.best, self.budget, self.target())
         self._remember(joint)
         if joint.path is not None and self.core.holds(joint.path):

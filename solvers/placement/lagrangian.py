@@ -32,8 +32,9 @@ PATIENCE = 15
 class Arrays:
     """A core as the kernels read it.
 
-    uses, limits
-        Constraint rows: first the class counts, then max_stages and the budget where they bind.
+    uses, held, limits
+        Constraint rows, by class and by resource: first the resources (without modes: the class counts), then
+        max_stages and the budget where they bind.
     trivial
         A value no plan exceeds.
     """
@@ -41,6 +42,7 @@ class Arrays:
     core: Core
     following: IntArray
     uses: FloatArray
+    held: FloatArray
     limits: FloatArray
     trivial: float
 
@@ -52,19 +54,32 @@ class Arrays:
 
 def kernel_arrays(core: Core) -> Arrays:
     """Prepare a core for the kernels."""
-    num = core.num_classes
-    rows = [np.eye(num)]
-    limits = [core.counts.astype(np.float64)]
-    if core.max_stages < min(int(core.counts.sum()), core.num_layers):
-        rows.append(np.ones((1, num)))
+    modes, by_resource = core.resources, core.resource_weights
+    rows, held = [modes.use.astype(np.float64)], [np.eye(modes.num_resources)]
+    limits = [modes.capacity.astype(np.float64)]
+    if core.modes is None and core.max_stages < min(int(core.counts.sum()), core.num_layers):
+        rows.append(np.ones((1, core.num_classes)))  # with modes it is one of the resources
+        held.append(rows[-1])
         limits.append(np.array([float(core.max_stages)]))
-    if core.weights is not None:
+    if core.weights is not None and by_resource is not None:
         # Scaled to the size of a count, so that one step length suits every multiplier.
         unit = float(core.weights.mean()) or 1.0
         rows.append(core.weights[None, :] / unit)
+        held.append(by_resource[None, :] / unit)
         limits.append(np.array([core.limit / unit]))
     following = np.zeros((1, 1, 1), dtype=np.int64) if core.cap is None else core.cap.following
-    return Arrays(core, following, np.concatenate(rows), np.concatenate(limits), trivial_upper(core))
+    return Arrays(
+        core, following, np.concatenate(rows), np.concatenate(held), np.concatenate(limits), trivial_upper(core)
+    )
+
+
+def holding_prices(core: Core) -> FloatArray:
+    """Return a price per resource unit for bare feasibility: the share of the layers a device can hold at most."""
+    low = core.low if core.cap is None else core.cap.loosest
+    ends = np.arange(core.num_layers + 1)
+    share = np.maximum((ends - np.minimum(low, ends)).max(axis=1) / core.num_layers, 1e-3)
+    use = core.resources.use
+    return np.asarray(np.where(use > 0, share / np.maximum(use.sum(axis=0), 1), 0.0).max(axis=1))
 
 
 @dataclass

@@ -27,7 +27,7 @@ def minimise_latency(session: Session, hint: ClassPath | None) -> Outcome:
 
 def fewest_devices(session: Session, hint: ClassPath | None) -> Answer:
     """Fewest devices any plan uses: entry cost 1, no times."""
-    return session.ask(Query(time_weight=0.0, entry=(1.0,) * session.tables.num_classes), hint=hint)
+    return session.ask(Query(time_weight=0.0, entry=session.tables.devices_each), hint=hint)
 
 
 def minimise_devices(session: Session, hint: ClassPath | None) -> Outcome:
@@ -35,8 +35,11 @@ def minimise_devices(session: Session, hint: ClassPath | None) -> Outcome:
     first = fewest_devices(session, hint)
     if first.path is None:
         return Outcome(status_of(first), None, None)
-    devices = len(first.path)
-    second = session.ask(Query().limited_to(devices), hint=first.path)
+    devices = session.tables.devices_of(first.path)
+    query = Query().limited_to(devices)
+    if session.tables.sizes is not None:
+        query = Query(budget=(session.tables.devices_each, float(devices)))
+    second = session.ask(query, hint=first.path)
     return _lexicographic(first, float(devices), second)
 
 
@@ -77,11 +80,14 @@ def minimise_balanced(session: Session, hint: ClassPath | None) -> Outcome:
     if fastest.value <= 0.0:
         raise InputError("the balanced objective divides by the least latency, which is 0; give the layers times")
     fewest = fewest_devices(session, fastest.path)
-    devices = len(fewest.path) if fewest.path is not None else len(fastest.path)
+    devices = session.tables.devices_of(fewest.path if fewest.path is not None else fastest.path)
     extra = {"latency_star_s": fastest.value, "devices_star": float(devices)}
     per_device = goal.devices_weight / devices
     answer = session.ask(
-        Query(time_weight=goal.latency_weight / fastest.value, entry=(per_device,) * session.tables.num_classes),
+        Query(
+            time_weight=goal.latency_weight / fastest.value,
+            entry=tuple(per_device * count for count in session.tables.devices_each),
+        ),
         hint=fastest.path,
     )
     path = answer.path if answer.path is not None else fastest.path

@@ -38,15 +38,19 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How counters are packed into a key: class c from bit shift[c], the first group above them all."""
+    """How counters are packed into a key: resource r from bit shift[r], the first group above them all.
+
+    added[c] is what a stage on class c adds to a key.
+    """
 
     shift: IntArray
     mask: IntArray
+    added: IntArray
     group_shift: int
 
-    def count(self, keys: IntArray, c: int) -> IntArray:
-        """Devices of class c in use."""
-        return np.asarray((keys >> self.shift[c]) & self.mask[c])
+    def count(self, keys: IntArray, r: int) -> IntArray:
+        """Units of resource r in use."""
+        return np.asarray((keys >> self.shift[r]) & self.mask[r])
 
     def group(self, keys: IntArray) -> IntArray:
         """Return the first group."""
@@ -55,11 +59,12 @@ class Layout:
 
 def count_labels(core: Core, groups: int | None = None) -> float:
     """Upper bound on the labels a search without pruning makes (`groups` first groups, counted if None)."""
-    sizes = [float(count) + 1.0 for count in core.counts]
-    if sum(bits_of(core.counts)) > 512:
+    sizes = [float(count) + 1.0 for count in core.capacity]
+    if sum(bits_of(core.capacity)) > 512:
         return math.inf
     states = math.prod(sizes)
-    labels = sum(states * (size - 1.0) / size for size in sizes)
+    share = [(size - 1.0) / size for size in sizes] if core.modes is None else [1.0] * core.num_classes
+    labels = states * sum(share)
     groups = len(first_groups(core)) if groups is None else groups
     # With several first groups a label's counts include its group's device.
     return labels if groups == 1 else labels * min(groups, 0.5 * len(sizes) + 1.0)
@@ -67,7 +72,7 @@ def count_labels(core: Core, groups: int | None = None) -> float:
 
 def fits(core: Core) -> bool:
     """Return whether keys fit 63 bits, however many first groups a query leads to."""
-    return sum(bits_of(core.counts)) + core.num_classes.bit_length() <= 63
+    return sum(bits_of(core.capacity)) + core.num_classes.bit_length() <= 63
 
 
 class Closing(Protocol):
@@ -99,9 +104,14 @@ class LevelSearch:
         self.budget = budget
         self.closing = closing
         self.groups: tuple[FirstGroup, ...] = first_groups(core)
-        bits = np.array(bits_of(core.counts), dtype=np.int64)
+        bits = np.array(bits_of(core.capacity), dtype=np.int64)
         shift = np.concatenate([[0], np.cumsum(bits)])
-        self.layout = Layout(shift[:-1], (np.int64(1) << bits) - 1, int(shift[-1]))
+        self.modes = core.resources
+        added = (self.modes.use << shift[:-1, None]).sum(axis=0)
+        self.layout = Layout(shift[:-1], (np.int64(1) << bits) - 1, added, int(shift[-1]))
+        self.resource_weights = core.resource_weights
+        # Where every stage costs the same, more stages only cost more.
+        self.dearer = core.step > 0.0 and bool((core.entry == core.entry[0]).all())
         ends = np.arange(core.num_layers + 1)
         # hop[d, e, j]; the column n is not a hand-over.
         self.hop = core.hop_s[:, :, None] + core.boundary * core.hop_s_per_byte[:, :, None]
@@ -124,8 +134,8 @@ class LevelSearch:
             closing = self.closing(self, level)
             if count > 1:
                 found += self._best_of(closing.complete(), count)
-                if found and (core.any_plan or core.step > 0.0):
-                    break  # any plan will do, or more stages only cost more
+                if found and (core.any_plan or self.dearer):
+                    break
             if count == core.max_stages:
                 break
             self.budget.report("placement", min((value for value, _, _ in found), default=None), None)
@@ -139,8 +149,9 @@ class LevelSearch:
         keys, last = [], []
         for g, group in enumerate(self.groups):
             for c in group.classes:
-                keys.append((g << layout.group_shift) + (1 << int(layout.shift[c])))
-                last.append(c)
+                if core.counts[c] > 0:
+                    keys.append((g << layout.group_shift) + int(layout.added[c]))
+                    last.append(c)
         classes = np.array(last, dtype=np.int64)
         vectors = np.full((len(keys), core.num_layers + 1), np.inf)
         vectors[:, 0] = core.entry[classes]
@@ -151,8 +162,8 @@ class LevelSearch:
         """Drop labels over the budget, and sort by key."""
         core, layout = self.core, self.layout
         keep = np.ones(len(level.keys), dtype=np.bool_)
-        if core.weights is not None:
-            spent = sum(core.weights[c] * layout.count(level.keys, c) for c in range(core.num_classes))
+        if self.resource_weights is not None:
+            spent = sum(weight * layout.count(level.keys, r) for r, weight in enumerate(self.resource_weights))
             keep = np.asarray(spent <= core.limit)
         order = np.flatnonzero(keep)
         order = order[np.argsort(level.keys[order], kind="stable")]
@@ -179,7 +190,7 @@ class LevelSearch:
             merged[merged >= self.upper] = np.inf
             alive = np.flatnonzero(np.isfinite(merged).any(axis=1))
             if len(alive):
-                keys.append(level.keys[rows][starts][alive] + (np.int64(1) << layout.shift[e]))
+                keys.append(level.keys[rows][starts][alive] + layout.added[e])
                 last.append(np.full(len(alive), e, dtype=np.int64))
                 vectors.append(merged[alive])
         if not keys:
@@ -188,11 +199,13 @@ class LevelSearch:
 
     def _extendable(self, level: Level, e: int) -> IntArray:
         """Rows of a level that a device of class e may follow."""
-        core, layout = self.core, self.layout
-        used = layout.count(level.keys, e)
-        keep = (used < core.counts[e]) & np.isfinite(core.hop_s[level.last, e])
-        if core.pred[e] >= 0:
-            keep &= (used > 0) | (layout.count(level.keys, int(core.pred[e])) > 0)
+        layout, modes = self.layout, self.modes
+        keep = np.isfinite(self.core.hop_s[level.last, e])
+        for r in np.flatnonzero(modes.use[:, e]):
+            keep &= layout.count(level.keys, int(r)) + modes.use[r, e] <= modes.capacity[r]
+        if modes.ahead[e] >= 0:
+            used = layout.count(level.keys, int(modes.home[e]))
+            keep &= (used > 0) | (layout.count(level.keys, int(modes.ahead[e])) > 0)
         return np.flatnonzero(keep)
 
     def _answer(self, found: list[tuple[float, int, int]], *, proven: bool) -> CoreOutcome:
@@ -216,7 +229,7 @@ class LevelSearch:
             c = int(level.last[row])
             start = closing.start(row, stop, after)[1]
             path.append((c, start, stop))
-            key = int(level.keys[row]) - (1 << int(self.layout.shift[c]))
+            key = int(level.keys[row]) - int(self.layout.added[c])
             stop, after = start, c
         return tuple(reversed(path))
 

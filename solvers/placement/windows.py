@@ -20,14 +20,31 @@ def memory_windows(tables: ClassTables, micro_batches: int, capacity_tokens: flo
     A stage fits when its weights and the KV of every micro-batch are at most the room of the device and, with a
     capacity X, when it has room for X KV tokens or holds no KV. Shape (C, n+1), non-decreasing in j.
     """
-    problem = tables.problem
-    needed = tables.memory + micro_batches * problem.tokens_per_micro_batch * tables.kv
-    low = _least_start(needed, tables.room)
+    tokens = micro_batches * tables.problem.tokens_per_micro_batch
+    if tables.memory.ndim == 1:
+        return _windows(tables.memory, tables.kv, tables.room, tables.room_exact, tokens, capacity_tokens)
+    low = np.empty(tables.memory.shape, dtype=np.int64)
+    both = np.concatenate([tables.memory, tables.kv], axis=1)
+    for row in np.unique(both, axis=0):  # one per tensor-parallel degree
+        rows = np.flatnonzero((both == row).all(axis=1))
+        memory, kv = np.split(row, 2)
+        low[rows] = _windows(memory, kv, tables.room[rows], tables.room_exact[rows], tokens, capacity_tokens)
+    return low
+
+
+def _windows(
+    memory: FloatArray,
+    kv: FloatArray,
+    room: FloatArray,
+    room_exact: FloatArray,
+    tokens: float,
+    capacity_tokens: float | None,
+) -> IntArray:
+    low = _least_start(memory + tokens * kv, room)
     if capacity_tokens is None:
         return low
-    whole = tables.memory + capacity_tokens * tables.kv
-    without_kv = np.searchsorted(tables.kv, tables.kv, side="left")
-    return np.maximum(low, np.minimum(_least_start(whole, tables.room_exact), without_kv[None, :]))
+    without_kv = np.searchsorted(kv, kv, side="left")
+    return np.maximum(low, np.minimum(_least_start(memory + capacity_tokens * kv, room_exact), without_kv[None, :]))
 
 
 def _least_start(needed: FloatArray, room: FloatArray) -> IntArray:
