@@ -1,0 +1,224 @@
+"""From replicas to a deployment: every figure of the file, computed once from the problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.plans.build import build_device_map
+from gpuplan.plans.deployment import (
+    Changes,
+    Deployment,
+    DeploymentMetrics,
+    HopRoute,
+    LinkLoad,
+    ReplicaMetrics,
+    ReplicaPlan,
+    Spread,
+)
+from gpuplan.plans.device_map import DeviceMap, Outcome, PlanResult, Provenance
+from gpuplan.plans.placement_solution import GroupStage, StageRange
+from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.workload import Workload
+
+if TYPE_CHECKING:
+    from gpuplan.profiles.problems.deployment import DeploymentProblem
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """A replica to build: its stages by device numbers, b, M, and the share of its capacity that it is to serve."""
+
+    name: str
+    stages: tuple[GroupStage, ...]
+    batch: int
+    micro_batches: int
+    share: float = 1.0
+    routes: tuple[HopRoute, ...] = ()
+
+
+def build_deployment(
+    problem: DeploymentProblem,
+    replicas: Sequence[ReplicaSpec],
+    links: Sequence[LinkLoad],
+    outcome: Outcome,
+    *,
+    changes: Changes | None = None,
+    current: Sequence[Mapping[str, Any]] | None = None,
+) -> Deployment:
+    """Return the deployment that puts `replicas` of `problem` into figures.
+
+    Parameters
+    ----------
+    links
+        Load of every link that carries hops.
+    outcome
+        What the solver claims.
+    changes, current
+        What re-planning changes, and the placement it started from: name, stages with devices and layers.
+    """
+    asked: dict[tuple[int, int, int], PlacementProblem] = {}
+    maps = [_device_map(problem, spec, asked) for spec in replicas]
+    built = tuple(_replica(spec, own) for spec, own in zip(replicas, maps, strict=True))
+    first = maps[0]
+    return Deployment(
+        model=first.model,
+        topology=first.topology,
+        replicas=built,
+        metrics=_metrics(problem, built),
+        links=tuple(links),
+        result=PlanResult(**_outcome_fields(outcome), gpuplan_version=first.result.gpuplan_version),
+        provenance=_provenance(maps),
+        inputs=_inputs(problem, first, replicas, maps, current),
+        changes=changes,
+    )
+
+
+def _device_map(
+    problem: DeploymentProblem, spec: ReplicaSpec, asked: dict[tuple[int, int, int], PlacementProblem]
+) -> DeviceMap:
+    degree = len(spec.stages[0].devices)
+    key = spec.batch, spec.micro_batches, degree
+    if key not in asked:
+        work = problem.workload
+        point = Workload(spec.batch, work.prompt_tokens, work.output_tokens, spec.micro_batches)
+        asked[key] = placement_problem(problem, point, degree)
+    stages: list[StageRange | GroupStage] = [
+        StageRange(stage.devices[0], stage.start, stage.stop) if degree == 1 else stage for stage in spec.stages
+    ]
+    nothing = Outcome("feasible", 0.0, {}, None, None, "deploy", {}, 0)
+    return build_device_map(asked[key], stages, nothing)
+
+
+def placement_problem(problem: DeploymentProblem, workload: Workload, degree: int) -> PlacementProblem:
+    """Return the placement problem that a replica of `degree` devices a stage answers."""
+    return PlacementProblem(
+        problem.model,
+        problem.topology,
+        problem.costs,
+        workload,
+        "throughput",
+        return_hop=problem.return_hop,
+        reserve_bytes=problem.reserve_bytes,
+        runtime=problem.runtime,
+        tensor_parallel=(degree,),
+    )
+
+
+def _replica(spec: ReplicaSpec, own: DeviceMap) -> ReplicaPlan:
+    point, metrics = own.workload, own.metrics
+    hops = [stage.hop.prefill_s if stage.hop else 0.0 for stage in own.stages]
+    slowest = max(stage.prefill_s + hop for stage, hop in zip(own.stages, hops, strict=True))
+    interval = max(point.micro_batches * metrics.bottleneck_s, metrics.tpot_s)
+    cycle = metrics.ttft_s + (point.micro_batches - 1) * slowest + (point.output_tokens - 1) * interval
+    capacity = point.micro_batches * point.batch / cycle
+    return ReplicaPlan(
+        name=spec.name,
+        batch=spec.batch,
+        micro_batches=spec.micro_batches,
+        stages=own.stages,
+        metrics=ReplicaMetrics(
+            **asdict(metrics), slowest_prefill_s=slowest, token_interval_s=interval, requests_per_s=capacity
+        ),
+        requests_per_s=spec.share * capacity,
+        tokens_per_s=spec.share * metrics.throughput_tokens_per_s,
+        routes=spec.routes,
+    )
+
+
+def _metrics(problem: DeploymentProblem, replicas: Sequence[ReplicaPlan]) -> DeploymentMetrics:
+    price_of = {device.name: device.price_per_hour for device in problem.topology.devices}
+    prices = [price_of[name] for replica in replicas for name in replica.device_names]
+    known = [price for price in prices if price is not None]
+    return DeploymentMetrics(
+        replicas=len(replicas),
+        requests_per_s=math.fsum(replica.requests_per_s for replica in replicas),
+        tokens_per_s=math.fsum(replica.tokens_per_s for replica in replicas),
+        ttft_s=_spread(replicas, [replica.metrics.ttft_s for replica in replicas]),
+        token_interval_s=_spread(replicas, [replica.metrics.token_interval_s for replica in replicas]),
+        devices_used=len(prices),
+        price_per_hour=math.fsum(known) if len(known) == len(prices) else None,
+    )
+
+
+def _spread(replicas: Sequence[ReplicaPlan], values: Sequence[float]) -> Spread:
+    weights = [replica.requests_per_s for replica in replicas]
+    whole = math.fsum(weights)
+    mean = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / whole if whole > 0.0 else max(values)
+    return Spread(max(values), mean)
+
+
+def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
+    names = ("status", "objective", "terms", "bound", "gap", "solver", "options", "seed")
+    return {name: getattr(outcome, name) for name in names}
+
+
+def _provenance(maps: Sequence[DeviceMap]) -> Provenance:
+    tags = ("measured", "interpolated", "fitted", "analytic")
+    shares = {tag: math.fsum(getattr(own.provenance, tag) for own in maps) / len(maps) for tag in tags}
+    return Provenance(**shares, sources=maps[0].provenance.sources)
+
+
+def _inputs(
+    problem: DeploymentProblem,
+    first: DeviceMap,
+    replicas: Sequence[ReplicaSpec],
+    maps: Sequence[DeviceMap],
+    current: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    work = problem.workload
+    inputs: dict[str, Any] = {
+        "model": first.inputs["model"],
+        "topology": first.inputs["topology"],
+        "costs": _costs(problem, replicas, maps),
+        "workload": {
+            "batch": "auto" if problem.batch_auto else work.batch,
+            "prompt_tokens": work.prompt_tokens,
+            "output_tokens": work.output_tokens,
+            "micro_batches": "stages" if problem.micro_batches_from_stages else work.micro_batches,
+        },
+        "options": _options(problem, maps),
+    }
+    if current is not None:
+        inputs["current"] = [dict(replica) for replica in current]
+    return inputs
+
+
+def _options(problem: DeploymentProblem, maps: Sequence[DeviceMap]) -> dict[str, Any]:
+    from gpuplan.profiles.problems.degrees import degrees_within
+    from gpuplan.topology.islands import islands
+
+    largest = max(len(island.devices) for island in islands(problem.topology))
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, largest)
+    return {
+        "objective": {"name": problem.objective, "demand_rps": problem.demand_rps},
+        "ttft_slo_s": problem.ttft_slo_s,
+        "tpot_slo_s": problem.tpot_slo_s,
+        "max_devices": problem.max_devices,
+        "max_replicas": problem.max_replicas,
+        "return_hop": problem.return_hop,
+        "reserve_bytes": problem.reserve_bytes,
+        "runtime": problem.runtime,
+        "tensor_parallel": list(degrees),
+    }
+
+
+def _costs(
+    problem: DeploymentProblem, replicas: Sequence[ReplicaSpec], maps: Sequence[DeviceMap]
+) -> list[dict[str, Any]]:
+    """Return the costs that each replica's times follow from, equal ones once."""
+    names = [spec.name for spec in replicas]
+    if maps[0].inputs["costs"]["source"] == "analytic":  # coefficients, whatever the batch and the degree
+        whole = problem.costs.to_inputs(problem.model, problem.topology.devices, problem.workload)
+        return [{"replicas": names, "costs": whole}]
+    entries: list[dict[str, Any]] = []
+    for name, own in zip(names, maps, strict=True):
+        costs = own.inputs["costs"]
+        same = next((entry for entry in entries if entry["costs"] == costs), None)
+        if same is None:
+            entries.append({"replicas": [name], "costs": costs})
+        else:
+            same["replicas"].append(name)
+    return entries

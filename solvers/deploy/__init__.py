@@ -1,0 +1,7 @@
+"""Deployments: several replicas of a model over a whole cluster, with a bound on what any deployment could reach."""
+
+from __future__ import annotations
+
+from gpuplan.solvers.deploy.solve import deploy
+
+__all__ = ["deploy"]

@@ -1,0 +1,194 @@
+"""Which candidates, how many of each, and on which devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gpuplan.solvers.deploy.columns import Column, Make, Resource, Vector, piece_devices
+from gpuplan.solvers.deploy.fleet import Fleet
+from gpuplan.solvers.deploy.goal import Goal
+from gpuplan.solvers.deploy.master import Outcome, Programme, patterns, solve_programme
+
+#: Ways to cut one make of island at most.
+MOST_PATTERNS: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A replica of `column` on concrete devices, piece by piece as in the column's sources."""
+
+    column: Column
+    devices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Ways to cut some copies of a make: how many of each piece a way gives, and its column in the programme."""
+
+    make: Make
+    copies: list[int]
+    keys: list[Resource]
+    ways: list[tuple[int, ...]]
+    columns: list[int]
+
+
+@dataclass(slots=True)
+class Market:
+    """The columns and the devices they compete for.
+
+    Parameters
+    ----------
+    makes
+        Makes of islands, or None where columns take classes.
+    handicap
+        Subtracted from (added to, when minimising) what a column is worth, by its place.
+    """
+
+    fleet: Fleet
+    goal: Goal
+    columns: Sequence[Column]
+    makes: Sequence[Make] | None
+    worths: Sequence[float]
+    handicap: Sequence[float] | None = None
+    time_limit_s: float | None = None
+    _cuts: list[_Cut] = field(default_factory=list)
+
+    def choose(self) -> tuple[Outcome, list[Pick]]:
+        """Return the outcome of the programme, and its replicas on devices of their own."""
+        programme = Programme()
+        for number, column in enumerate(self.columns):
+            programme.column(self._net(number), 1.0 if column.kept is not None else float("inf"))
+        if self.makes is None:
+            self._class_rows(programme)
+        else:
+            self._piece_rows(programme, self.makes)
+        extra = len(programme.values) - len(self.columns)
+        sizes = [column.size for column in self.columns] + [0] * extra
+        rates = [column.replica.value for column in self.columns] + [0.0] * extra
+        self.goal.limit(programme, sizes, rates)
+        outcome = solve_programme(programme, maximise=self.goal.maximised, time_limit_s=self.time_limit_s)
+        if outcome.counts is None:
+            return outcome, []
+        return outcome, self._picks(outcome.counts)
+
+    def _net(self, number: int) -> float:
+        worth = self.worths[number]
+        if self.handicap is None:
+            return worth
+        return worth - self.handicap[number] if self.goal.maximised else worth + self.handicap[number]
+
+    def _class_rows(self, programme: Programme) -> None:
+        for i, members in enumerate(self.fleet.classes):
+            key: Resource = ("class", i, ())
+            uses = {c: float(column.needs[key]) for c, column in enumerate(self.columns) if key in column.needs}
+            if uses:
+                programme.row(uses, float(len(members)))
+
+    def _piece_rows(self, programme: Programme, makes: Sequence[Make]) -> None:
+        """Add the ways to cut islands as columns: what is needed of a piece may not exceed what is cut."""
+        needs: dict[Resource, dict[int, float]] = {}
+        for c, column in enumerate(self.columns):
+            for key, count in column.needs.items():
+                needs.setdefault(key, {})[c] = float(count)
+        for make in makes:
+            for islands, held in self._groups(make):
+                self._cut(programme, make, islands, held, needs)
+        for row in needs.values():
+            programme.row(row, 0.0)
+
+    def _cut(
+        self,
+        programme: Programme,
+        make: Make,
+        islands: list[int],
+        held: Mapping[Resource, Vector],
+        needs: dict[Resource, dict[int, float]],
+    ) -> None:
+        keys: list[Resource] = list(held)
+        keys += [key for key in needs if key[0] == "piece" and key[1] == make.number]
+        shapes = [held.get(key, key[2]) for key in keys]
+        order = sorted(range(len(keys)), key=lambda k: -sum(shapes[k]))
+        keys, shapes = [keys[k] for k in order], [shapes[k] for k in order]
+        ways = patterns(make.whole, shapes, MOST_PATTERNS)
+        columns = [programme.column(0.0, float(len(islands))) for _ in ways]
+        programme.row(dict.fromkeys(columns, 1.0), float(len(islands)))
+        for column, way in zip(columns, ways, strict=True):
+            for key, count in zip(keys, way, strict=True):
+                if count:
+                    needs[key][column] = -float(count)
+        self._cuts.append(_Cut(make, islands, keys, ways, columns))
+
+    def _groups(self, make: Make) -> list[tuple[list[int], dict[Resource, Vector]]]:
+        """Return the copies of a make that hold the same kept pieces: together where they hold none."""
+        free: list[int] = []
+        groups: list[tuple[list[int], dict[Resource, Vector]]] = []
+        for number, parts in enumerate(make.copies):
+            held = self._held(parts)
+            if held:
+                groups.append(([number], held))
+            else:
+                free.append(number)
+        return [*groups, (free, {})] if free else groups
+
+    def _held(self, parts: Sequence[Sequence[int]]) -> dict[Resource, Vector]:
+        members = {device for part in parts for device in part}
+        held: dict[Resource, Vector] = {}
+        for column in self.columns:
+            if column.kept is None:
+                continue
+            for key, devices in column.sources:
+                if members.issuperset(devices):
+                    held[key] = tuple(sum(device in part for device in devices) for part in parts)
+        return held
+
+    def _picks(self, counts: Sequence[int]) -> list[Pick]:
+        chosen = [(column, counts[c]) for c, column in enumerate(self.columns) if counts[c]]
+        kept = [column for column, _ in chosen if column.kept is not None]
+        taken = {device for column in kept for device in column.replica.devices}
+        picks = [Pick(column, tuple(devices for _, devices in column.sources)) for column in kept]
+        stock = self._class_stock(taken) if self.makes is None else self._piece_stock(counts, taken)
+        fresh = [entry for entry in chosen if entry[0].kept is None]
+        for column, count in sorted(fresh, key=lambda entry: -len(entry[0].sources)):
+            for _ in range(count):
+                picks.append(Pick(column, tuple(_take(stock, key, len(devices)) for key, devices in column.sources)))
+        return picks
+
+    def _class_stock(self, taken: set[int]) -> dict[Resource, list[tuple[int, ...]]]:
+        return {
+            ("class", i, ()): [(device,) for device in members if device not in taken]
+            for i, members in enumerate(self.fleet.classes)
+        }
+
+    def _piece_stock(self, counts: Sequence[int], taken: set[int]) -> dict[Resource, list[tuple[int, ...]]]:
+        """Cut the islands as the programme says; return the pieces of each shape."""
+        stock: dict[Resource, list[tuple[int, ...]]] = {}
+        for cut in self._cuts:
+            free = iter(cut.copies)
+            for way, column in zip(cut.ways, cut.columns, strict=True):
+                for _ in range(counts[column]):
+                    parts = [[d for d in part if d not in taken] for part in cut.make.copies[next(free)]]
+                    for key, count in zip(cut.keys, way, strict=True):
+                        for _ in range(count if key[0] == "piece" else 0):
+                            devices = piece_devices(parts, key[2])
+                            parts = [[d for d in part if d not in devices] for part in parts]
+                            stock.setdefault(key, []).append(devices)
+        for pieces in stock.values():
+            pieces.sort()
+        return stock
+
+
+def _take(stock: dict[Resource, list[tuple[int, ...]]], key: Resource, count: int) -> tuple[int, ...]:
+    """Take a piece, or `count` devices of a class, off the stock."""
+    if key[0] == "piece":
+        return stock[key].pop(0)
+    taken = stock[key][:count]
+    del stock[key][:count]
+    return tuple(device for (device,) in taken)
+
+
+def with_handicap(market: Market, handicap: Sequence[float]) -> Market:
+    """Return the market with another handicap."""
+    return dataclasses.replace(market, handicap=handicap, _cuts=[])

@@ -1,0 +1,244 @@
+"""What a deployment search reads of a cluster: kinds, islands, classes, times, memory and hops of device groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.errors import InputError, UnsupportedError
+from gpuplan.profiles.collectives import GroupLink, collective_s, group_link
+from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory
+from gpuplan.profiles.problems.degrees import degrees_within
+from gpuplan.profiles.problems.deployment import DeploymentProblem
+from gpuplan.profiles.workload import Workload
+from gpuplan.topology.graph import Device
+from gpuplan.topology.islands import islands
+from gpuplan.topology.routes import Router, RouteTable
+from gpuplan.topology.symmetry import exchangeable_classes
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+#: Most devices a deployment is planned over: links between them are kept as D×D tables.
+MOST_DEVICES: Final = 2048
+#: Largest batch that ``auto`` tries.
+LARGEST_BATCH: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Devices of equal speed, memory and price; `device` is one of them."""
+
+    device: Device
+    available_bytes: float
+    price_per_hour: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at one tensor-parallel degree, as prefix sums over the layers, shape (n+1,).
+
+    weights
+        On every device of the group.
+    kv
+        Of one sequence in flight.
+    workspace
+        At the batch asked for.
+    saving
+        Less when one group holds the whole model.
+    """
+
+    weights: Floats
+    kv: Floats
+    workspace: float
+    saving: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """α (s) and β (s/byte) of every pair of devices in each phase, shape (D, D)."""
+
+    prefill: RouteTable
+    decode: RouteTable
+    back: RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTimes:
+    """Seconds of every layer on a group in a prefill and in a decode step, collectives included, shape (n,)."""
+
+    prefill_s: Floats
+    decode_s: Floats
+
+
+class Fleet:
+    """A deployment problem with its structure worked out and its numbers kept.
+
+    Attributes
+    ----------
+    kind_of, island_of
+        Number of each device's kind and island, shape (D,).
+    classes
+        Exchangeable devices, by number.
+    degrees
+        Tensor-parallel degrees a replica may have, rising.
+    """
+
+    def __init__(self, problem: DeploymentProblem) -> None:
+        self.problem = problem
+        self.model = problem.model
+        self.num_layers = problem.model.num_layers
+        self.devices = problem.topology.devices
+        if len(self.devices) > MOST_DEVICES:
+            raise UnsupportedError(
+                f"a deployment is planned over at most {MOST_DEVICES} devices, got {len(self.devices)};"
+                " plan parts of the cluster"
+            )
+        self.router = Router(problem.topology)
+        self.kinds, self.kind_of = _kinds(self.devices)
+        numbers = {device.name: d for d, device in enumerate(self.devices)}
+        self.islands = tuple(tuple(numbers[name] for name in part.devices) for part in islands(problem.topology))
+        self.island_of = np.zeros(len(self.devices), dtype=np.int64)
+        for i, members in enumerate(self.islands):
+            self.island_of[list(members)] = i
+        groups = exchangeable_classes(problem.topology, router=self.router)
+        self.classes = tuple(tuple(numbers[name] for name in group) for group in groups)
+        self.degrees = _degrees(problem, self.kinds, max(map(len, self.islands)))
+        self.boundary = np.array([layer.boundary_bytes_per_token for layer in self.model.layers], dtype=np.float64)
+        self.decoders = np.concatenate([[0], np.cumsum([layer.kind == "decoder" for layer in self.model.layers])])
+        self._times: dict[tuple[int, int, int], GroupTimes] = {}
+        self._groups: dict[tuple[object, ...], GroupTimes] = {}
+        self._memory: dict[tuple[int, int], Memory] = {}
+        self._hops: dict[int, Hops] = {}
+
+    def workload(self, batch: int) -> Workload:
+        """Return the workload point of one micro-batch of `batch` sequences."""
+        asked = self.problem.workload
+        return Workload(batch, asked.prompt_tokens, asked.output_tokens)
+
+    @property
+    def steps(self) -> int:
+        """Decode steps after the first token, o − 1."""
+        return self.problem.workload.decode_steps
+
+    def kind_times(self, kind: int, degree: int, batch: int) -> GroupTimes:
+        """Return the layer times of `kind` at a degree, without collectives."""
+        key = (kind, degree, batch)
+        if key not in self._times:
+            times = self.problem.costs.layer_times(
+                self.model, self.kinds[kind].device, self.workload(batch), tensor_parallel=degree
+            )
+            self._times[key] = GroupTimes(np.asarray(times.prefill_s), np.asarray(times.decode_s))
+        return self._times[key]
+
+    def group_times(self, group: Sequence[int], batch: int) -> GroupTimes:
+        """Return the layer times of a group: its slowest member's, and the collectives over its slowest pair."""
+        kinds = tuple(sorted({int(self.kind_of[d]) for d in group}))
+        if len(group) == 1:
+            return self.kind_times(kinds[0], 1, batch)
+        hops = self.hops(batch)
+        links = (
+            group_link(hops.prefill.latency_s, hops.prefill.s_per_byte, group),
+            group_link(hops.decode.latency_s, hops.decode.s_per_byte, group),
+        )
+        return self.joined_times(kinds, len(group), batch, links)
+
+    def joined_times(
+        self, kinds: tuple[int, ...], degree: int, batch: int, links: tuple[GroupLink, GroupLink]
+    ) -> GroupTimes:
+        """Return the layer times of `kinds` working together over links (of prefill, of decode)."""
+        key = (kinds, degree, batch, links)
+        if key not in self._groups:
+            times = [self.kind_times(kind, degree, batch) for kind in kinds]
+            work = self.workload(batch)
+            self._groups[key] = GroupTimes(
+                np.max([own.prefill_s for own in times], axis=0)
+                + collective_s(self.model, work, "prefill", degree, links[0]),
+                np.max([own.decode_s for own in times], axis=0)
+                + collective_s(self.model, work, "decode", degree, links[1]),
+            )
+        return self._groups[key]
+
+    def memory(self, degree: int, batch: int) -> Memory:
+        """Return the memory numbers of a degree at a batch."""
+        key = (degree, batch)
+        if key not in self._memory:
+            self._memory[key] = self._make_memory(degree, batch)
+        return self._memory[key]
+
+    def _make_memory(self, degree: int, batch: int) -> Memory:
+        one, model, n = self.workload(1), self.model, self.num_layers
+        reserve = self.problem.reserve_bytes
+        if n == 1:
+            whole = stage_memory(model, 0, 1, one, reserve_bytes=reserve, tensor_parallel=degree)
+            weights, kv, saving = [whole.weights_bytes], [whole.kv_bytes], 0.0
+        else:
+            rows = [
+                stage_memory(model, l, l + 1, one, reserve_bytes=reserve, tensor_parallel=degree) for l in range(n)
+            ]
+            weights, kv = [row.weights_bytes for row in rows], [row.kv_bytes for row in rows]
+            whole = stage_memory(model, 0, n, one, reserve_bytes=reserve, tensor_parallel=degree)
+            saving = max(math.fsum(weights) - whole.weights_bytes, 0.0)
+        use = stage_memory(model, 0, n, self.workload(batch), reserve_bytes=reserve, tensor_parallel=degree)
+        return Memory(_prefix(weights), _prefix(kv), use.workspace_bytes, saving)
+
+    def hops(self, batch: int) -> Hops:
+        """Return the route tables of the three messages at a batch."""
+        if batch not in self._hops:
+            largest = float(self.boundary.max())
+            prompt = self.problem.workload.prompt_tokens
+            sizes = batch * prompt * largest, batch * largest, float(TOKEN_BYTES * batch)
+            self._hops[batch] = Hops(*(self.router.table(size) for size in sizes))
+        return self._hops[batch]
+
+    def batches(self) -> list[int]:
+        """Return the batches a replica may have: the one asked for, or the powers of two that fit some device."""
+        if not self.problem.batch_auto:
+            return [self.problem.workload.batch]
+        most = max(kind.available_bytes for kind in self.kinds)
+        found = []
+        batch = 1
+        while batch <= LARGEST_BATCH and any(self.memory(t, batch).workspace < most for t in self.degrees):
+            found.append(batch)
+            batch *= 2
+        return found or [1]
+
+
+def _prefix(values: Sequence[float]) -> Floats:
+    return np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
+
+
+def _kinds(devices: Sequence[Device]) -> tuple[tuple[Kind, ...], Ints]:
+    keys: dict[tuple[object, ...], int] = {}
+    kinds: list[Kind] = []
+    numbers = []
+    for device in devices:
+        power = min(device.power_cap_w or device.kind.power_w, device.kind.power_w)
+        key = (device.kind.name, power, device.available_bytes, device.price_per_hour)
+        if key not in keys:
+            keys[key] = len(kinds)
+            kinds.append(Kind(device, float(device.available_bytes), device.price_per_hour))
+        numbers.append(keys[key])
+    return tuple(kinds), np.array(numbers, dtype=np.int64)
+
+
+def _degrees(problem: DeploymentProblem, kinds: Sequence[Kind], largest_island: int) -> tuple[int, ...]:
+    """Return the degrees to try; of ``auto``, those that the costs know too."""
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, largest_island)
+    if problem.tensor_parallel != "auto":
+        return degrees
+    known = []
+    for degree in degrees:
+        try:
+            for kind in kinds:
+                problem.costs.layer_times(problem.model, kind.device, problem.workload, tensor_parallel=degree)
+        except (InputError, UnsupportedError):
+            if degree == 1:
+                raise
+            continue
+        known.append(degree)
+    return tuple(known)

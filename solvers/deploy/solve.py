@@ -1,0 +1,387 @@
+"""The driver: candidates by structure, a programme over counts, concrete devices, links, a bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gpuplan.errors import UsageError
+from gpuplan.profiles.problems.deployment import DeploymentProblem
+from gpuplan.solvers.deploy.bounds import Bound, bound
+from gpuplan.solvers.deploy.ceilings import Ceilings
+from gpuplan.solvers.deploy.chain import Slo
+from gpuplan.solvers.deploy.choice import Market, Pick, with_handicap
+from gpuplan.solvers.deploy.columns import (
+    MOST_VECTORS,
+    Column,
+    Make,
+    class_columns,
+    class_vectors,
+    island_makes,
+    piece_columns,
+)
+from gpuplan.solvers.deploy.fleet import Fleet
+from gpuplan.solvers.deploy.goal import Goal
+from gpuplan.solvers.deploy.links import Traffic, overloaded, throttled
+from gpuplan.solvers.deploy.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
+from gpuplan.solvers.deploy.reasons import beyond_demand, nowhere
+from gpuplan.solvers.deploy.replicas import Replica, Shaper
+from gpuplan.solvers.deploy.units import Units
+from gpuplan.solvers.limits import Budget, Limits, Progress
+from gpuplan.solvers.result import Report, Result, Status, relative_gap
+
+if TYPE_CHECKING:
+    from gpuplan.plans.deployment import Deployment
+
+#: Name in reports and files.
+SOLVER = "deploy"
+#: Relative gap that counts as proof.
+PROOF = 1e-9
+#: Choices made anew at most because a link would be overdrawn.
+LINK_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What switching from the current deployment costs.
+
+    move_cost
+        Objective units for each byte a device has to load.
+    hysteresis
+        Share of the current objective that a change has to gain beyond that.
+    """
+
+    move_cost: float = 0.0
+    hysteresis: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Replicas on their devices, the requests/s (tokens/s) each is to serve, and what all are worth."""
+
+    replicas: tuple[Replica, ...]
+    kept: tuple[int | None, ...]
+    rates: tuple[float, ...]
+    objective: float
+
+    @property
+    def throttled(self) -> bool:
+        """Whether a link holds a replica back."""
+        return any(rate < own.value * (1 - 1e-12) for rate, own in zip(self.rates, self.replicas, strict=True))
+
+
+def deploy(
+    problem: DeploymentProblem,
+    *,
+    current: Deployment | None = None,
+    move_cost: float = 0.0,
+    hysteresis: float = 0.05,
+    time_limit_s: float | None = 60.0,
+    work_limit: int | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    cancel: Callable[[], bool] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Result[Deployment]:
+    """Find the replicas of a model that serve most over a cluster, or serve a demand with least.
+
+    Parameters
+    ----------
+    problem
+        What is asked.
+    current
+        The deployment in place. With it the answer keeps replicas where they are when that costs nothing, and keeps
+        all of them unless a change gains more than ``hysteresis·|current objective| + move_cost·bytes moved``. Under
+        a demand a change must, besides, serve the demand times 1 + hysteresis, so that a demand that goes to and fro
+        within that does not make the plan go to and fro.
+    move_cost
+        Objective units (requests/s, tokens/s, devices, price per hour) for each byte a device has to load.
+    time_limit_s, work_limit, threads, cancel, on_progress
+        See `Limits`; work counts candidate replicas.
+    seed
+        Kept in the report; nothing here is random.
+
+    Returns
+    -------
+    Result
+        ``optimal`` (the bound is met), ``feasible`` with bound and gap, ``infeasible`` with reasons, ``no_solution``.
+
+    Raises
+    ------
+    UsageError
+        A value out of range.
+    UnsupportedError
+        More devices than link tables are kept for.
+    """
+    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    switch = _switch(move_cost, hysteresis)
+    return _Search(problem, Budget(limits), seed, current, switch).run()
+
+
+def _limits(
+    time_limit_s: float | None,
+    work_limit: int | None,
+    threads: int,
+    cancel: Callable[[], bool] | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Limits:
+    if time_limit_s is not None and not time_limit_s > 0.0:
+        raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
+    if work_limit is not None and work_limit < 1:
+        raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
+    if threads < 1:
+        raise UsageError(f"expected at least 1 thread, got {threads!r}")
+    if time_limit_s is not None and math.isinf(time_limit_s):
+        time_limit_s = None
+    return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
+
+
+def _switch(move_cost: float, hysteresis: float) -> Switch:
+    for name, value in (("move_cost", move_cost), ("hysteresis", hysteresis)):
+        if isinstance(value, bool) or not (math.isfinite(value) and value >= 0.0):
+            raise UsageError(f"expected {name} to be a number of at least 0, got {value!r}")
+    return Switch(move_cost, hysteresis)
+
+
+class _Search:
+    """One search: its parts, and what it has found."""
+
+    def __init__(
+        self,
+        problem: DeploymentProblem,
+        budget: Budget,
+        seed: int,
+        current: Deployment | None,
+        switch: Switch,
+    ) -> None:
+        self.problem, self.budget, self.seed = problem, budget, seed
+        self.current, self.switch = current, switch
+        self.fleet = Fleet(problem)
+        self.goal = Goal(self.fleet, problem)
+        self.units = Units(self.fleet)
+        slo = Slo(problem.ttft_slo_s or math.inf, problem.tpot_slo_s or math.inf)
+        self.ceilings = Ceilings(self.fleet, self.units, slo, problem.objective == "throughput")
+        self.shaper = Shaper(self.units, self.ceilings)
+        self.traffic = Traffic(self.fleet, tokens=self.ceilings.tokens)
+        self.notes: list[str] = []
+
+    def run(self) -> Result[Deployment]:
+        """Search and answer."""
+        makes = None if class_vectors(self.fleet) <= MOST_VECTORS else island_makes(self.fleet)
+        self._tell("candidates", None, None)
+        columns = self._columns(makes)
+        kept = [] if self.current is None else kept_columns(self.fleet, self.shaper, self.current, makes)
+        placed = self._choose([*kept, *columns], makes) if columns or kept else None
+        decision = ""
+        if self.current is not None:
+            placed, decision = self._settle(placed, kept, columns, makes)
+        self._tell("bound", placed.objective if placed else None, None)
+        proven = bound(self.fleet, self.ceilings, self.goal, placed.objective if placed else None, self.budget)
+        if placed is None:
+            return self._without_plan(proven)
+        return self._answer(placed, proven, decision)
+
+    def _tell(self, phase: str, objective: float | None, limit: float | None) -> None:
+        self.budget.report(phase, objective, limit)
+
+    def _columns(self, makes: list[Make] | None) -> list[Column]:
+        if makes is None:
+            self.notes.append(f"every set of devices up to symmetry ({class_vectors(self.fleet) - 1:,} of them)")
+            return class_columns(self.fleet, self.shaper, self.budget)
+        islands = ", ".join(f"{len(make.copies)}" for make in makes)
+        self.notes.append(f"pieces of islands, {len(makes)} make{'s' if len(makes) != 1 else ''} ({islands} alike)")
+        return piece_columns(self.fleet, self.shaper, makes, self.budget)
+
+    def _market(self, columns: Sequence[Column], makes: Sequence[Make] | None, goal: Goal) -> Market:
+        worths = [goal.worth(column.replica.value, column.replica.devices) for column in columns]
+        market = Market(self.fleet, goal, columns, makes, worths, time_limit_s=max(self.budget.remaining_s, 0.1))
+        if self.current is None or not columns:
+            return market
+        loads = [
+            0.0 if column.kept is not None else total_weights(self.fleet, column.replica) for column in columns
+        ]
+        heaviest = max(loads)
+        # Equal plans: the one that moves less. Too small a handicap to change what is best otherwise.
+        least = 1e-7 * max(map(abs, worths)) / heaviest if heaviest > 0.0 else 0.0
+        price = max(self.switch.move_cost, least)
+        return with_handicap(market, [price * load for load in loads])
+
+    def _choose(
+        self, columns: list[Column], makes: Sequence[Make] | None, demand: float | None = None
+    ) -> Placed | None:
+        """Return the best choice whose links hold: slowed down, or made anew where that costs too much."""
+        goal = self.goal
+        if demand is not None:
+            goal = Goal(self.fleet, self.problem.replace(demand_rps=demand))
+        best: Placed | None = None
+        for _ in range(LINK_ROUNDS):
+            _, picks = self._market(columns, makes, goal).choose()
+            if not picks:
+                break
+            whole = self._realise(self._polished(picks))
+            hot = overloaded(self.traffic, whole.replicas, whole.rates)
+            placed = self._slowed(whole) if hot else whole
+            if self._meets(placed, goal) and (best is None or goal.better(placed.objective, best.objective)):
+                best = placed
+            if not hot or self.budget.exhausted():
+                break
+            columns = self._slower_columns(columns, picks, placed)
+        return best
+
+    def _polished(self, picks: Sequence[Pick]) -> list[Pick]:
+        """Return the picks with the new replicas among them cut as well as a thorough search can."""
+        better: dict[int, Column] = {}
+        for pick in picks:
+            column = pick.column
+            if id(column) in better:
+                continue
+            better[id(column)] = column
+            if column.kept is None and not self.budget.exhausted():
+                found = self.shaper.best(sorted(column.replica.devices), thorough=True)
+                if found is not None and found.value > column.replica.value:
+                    better[id(column)] = dataclasses.replace(column, replica=found)
+        return [Pick(better[id(pick.column)], pick.devices) for pick in picks]
+
+    def _realise(self, picks: Sequence[Pick]) -> Placed:
+        replicas: list[Replica] = []
+        for pick in picks:
+            column = pick.column
+            if column.kept is not None:
+                replicas.append(column.replica)
+                continue
+            swap = {
+                old: new
+                for (_, olds), news in zip(column.sources, pick.devices, strict=True)
+                for old, new in zip(olds, news, strict=True)
+            }
+            replica = self.shaper.moved(column.replica, swap)
+            if replica is None or replica.value < column.replica.value * (1 - 1e-9):
+                other = self.shaper.best(list(swap.values()))
+                replica = max((own for own in (replica, other) if own is not None), key=lambda own: own.value)
+            replicas.append(replica)
+        rates = tuple(replica.value for replica in replicas)
+        kept = tuple(pick.column.kept for pick in picks)
+        return Placed(tuple(replicas), kept, rates, self._objective(replicas, rates))
+
+    def _objective(self, replicas: Sequence[Replica], rates: Sequence[float]) -> float:
+        worths = [
+            self.goal.worth(rate, replica.devices) for replica, rate in zip(replicas, rates, strict=True)
+        ]
+        return math.fsum(worths)
+
+    def _slowed(self, placed: Placed) -> Placed:
+        rates = tuple(throttled(self.traffic, placed.replicas, placed.rates))
+        return Placed(placed.replicas, placed.kept, rates, self._objective(placed.replicas, rates))
+
+    def _meets(self, placed: Placed, goal: Goal) -> bool:
+        demand = goal.problem.demand_rps
+        return demand is None or math.fsum(placed.rates) >= demand * (1 - 1e-9)
+
+    def _slower_columns(self, columns: list[Column], picks: Sequence[Pick], placed: Placed) -> list[Column]:
+        """Return the columns with those that a link holds back at the rate they reach."""
+        reached: dict[int, float] = {}
+        for pick, replica, rate in zip(picks, placed.replicas, placed.rates, strict=True):
+            share = rate / replica.value if replica.value > 0.0 else 0.0
+            reached[id(pick.column)] = min(share, reached.get(id(pick.column), 1.0))
+        return [
+            dataclasses.replace(
+                column, replica=dataclasses.replace(column.replica, value=column.replica.value * reached[id(column)])
+            )
+            if reached.get(id(column), 1.0) < 1.0
+            else column
+            for column in columns
+            if reached.get(id(column), 1.0) > 0.0
+        ]
+
+    def _settle(
+        self, found: Placed | None, kept: list[Column], columns: list[Column], makes: Sequence[Make] | None
+    ) -> tuple[Placed | None, str]:
+        """Return what to do about the current deployment, and why in a sentence."""
+        stays = self._as_it_is(kept)
+        if stays is None:
+            return found, "the current deployment cannot go on as it is"
+        threshold = self.switch.hysteresis
+        if self.problem.demand_rps is not None and threshold > 0.0:
+            # A cheaper plan has to outlast a demand that comes back.
+            found = self._choose([*kept, *columns], makes, self.problem.demand_rps * (1 + threshold))
+        if found is None:
+            return stays, "the current deployment stays: no other serves as much"
+        gain = found.objective - stays.objective
+        gain = gain if self.goal.maximised else -gain
+        moved = math.fsum(self._moved(found).values())
+        net = gain - self.switch.move_cost * moved
+        needed = threshold * abs(stays.objective)
+        if net > needed:
+            return found, f"changed: the gain of {gain:.6g} less {gain - net:.6g} for moving is above {needed:.6g}"
+        return stays, f"the current deployment stays: the best change would gain {net:.6g}, not above {needed:.6g}"
+
+    def _as_it_is(self, kept: Sequence[Column]) -> Placed | None:
+        """Return the current deployment when it still holds under the problem."""
+        problem = self.problem
+        assert self.current is not None
+        if not kept or len(kept) < len(self.current.replicas):
+            return None
+        replicas = tuple(column.replica for column in kept)
+        used = sum(column.size for column in kept)
+        if used > (problem.max_devices or used) or len(kept) > (problem.max_replicas or len(kept)):
+            return None
+        rates = tuple(replica.value for replica in replicas)
+        placed = Placed(replicas, tuple(column.kept for column in kept), rates, self._objective(replicas, rates))
+        if overloaded(self.traffic, replicas, rates):
+            placed = self._slowed(placed)
+        return placed if self._meets(placed, self.goal) else None
+
+    def _moved(self, placed: Placed) -> dict[str, float]:
+        assert self.current is not None
+        return moved_bytes(self.fleet, placed.replicas, resident_shares(placement_of(self.current)))
+
+    def _without_plan(self, proven: Bound) -> Result[Deployment]:
+        status: Status = "infeasible" if proven.infeasible else "no_solution"
+        reasons: tuple[str, ...] = ()
+        if proven.infeasible or proven.value == 0.0:
+            status = "infeasible"
+            if self.problem.demand_rps is not None and self.ceilings.reached.fits and self._any_replica():
+                reasons = beyond_demand(self.fleet, self.ceilings, self.goal, self.budget)
+            else:
+                reasons = nowhere(self.fleet, self.ceilings)
+        return Result(status, None, None, None, None, self._report(None), {}, reasons)
+
+    def _any_replica(self) -> bool:
+        from gpuplan.solvers.deploy.bounds import counts_of_kinds
+        from gpuplan.solvers.deploy.columns import vectors
+
+        return any(self.ceilings.best(vector) > 0.0 for vector in vectors(counts_of_kinds(self.fleet)))
+
+    def _answer(self, placed: Placed, proven: Bound, decision: str) -> Result[Deployment]:
+        from gpuplan.solvers.deploy.answer import build
+
+        limit, objective = proven.value, placed.objective
+        status: Status = "feasible"
+        if limit is not None and not self.goal.better(limit, objective + self._proof(objective)):
+            status, limit = "optimal", objective
+        gap = 0.0 if status == "optimal" else relative_gap(objective, limit)
+        if placed.throttled:
+            self.notes.append("links hold some replicas below what they could serve")
+        if decision:
+            self.notes.append(decision)
+        report = self._report(proven.kind)
+        plan = build(self, placed, status, limit, gap, decision)
+        return Result(status, plan, objective, limit, gap, report, plan.result.terms, ())
+
+    def _proof(self, objective: float) -> float:
+        return PROOF * abs(objective) * (1 if self.goal.maximised else -1)
+
+    def _report(self, kind: str | None) -> Report:
+        options = {"move_cost": self.switch.move_cost, "hysteresis": self.switch.hysteresis}
+        return Report(
+            SOLVER,
+            self.seed,
+            self.budget.elapsed_s,
+            self.budget.work,
+            kind,
+            options if self.current is not None else {},
+            tuple(self.notes),
+        )

@@ -1,0 +1,220 @@
+"""From groups of devices to a chain: stage times, hops and memory of one batch, each computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.collectives import GroupLink, rank_pairs
+from gpuplan.profiles.memory import TOKEN_BYTES
+from gpuplan.solvers.deploy.chain import Chain
+from gpuplan.solvers.deploy.fleet import Fleet, GroupTimes
+from gpuplan.topology.routes import RouteTable
+
+Floats = NDArray[np.float64]
+Group = tuple[int, ...]
+#: Memory holds when it is overdrawn by no more than this, relatively.
+SLACK = 1e-12
+#: Stage matrices kept at a time.
+MOST_KEPT = 256
+
+
+class Units:
+    """Makes chains of a fleet's groups."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self._stages: dict[tuple[Any, ...], tuple[Floats, Floats]] = {}
+        self._shifted: dict[tuple[Any, ...], Floats] = {}
+        self._nearest: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
+        self._links: dict[tuple[int, int], tuple[GroupLink, GroupLink]] = {}
+        boundary = fleet.boundary[:-1]
+        self._even_cuts = bool((boundary == boundary[0]).all()) if len(boundary) else True
+
+    def chain(self, groups: Sequence[Group], batch: int) -> Chain | None:
+        """Return the chain of `groups` in this order; None when two neighbours have no route."""
+        fleet = self.fleet
+        degree, count = len(groups[0]), len(groups)
+        micro = fleet.problem.micro_batches(count)
+        times = [fleet.group_times(group, batch) for group in groups]
+        available = [min(fleet.kinds[int(fleet.kind_of[d])].available_bytes for d in group) for group in groups]
+        stages = [
+            self.stage(own, room, degree, batch, micro, whole=count == 1)
+            for own, room in zip(times, available, strict=True)
+        ]
+        hops = self._hops(groups, batch)
+        if hops is None:
+            return None
+        prefill = [self._shift(own[0], hop) for own, (hop, _) in zip(stages, hops, strict=True)]
+        decode = [self._shift(own[1], hop) for own, (_, hop) in zip(stages, hops, strict=True)]
+        alike = all(own is times[0] for own in times) and self._even_cuts
+        return Chain(tuple(prefill), tuple(decode), batch, micro, fleet.steps, alike)
+
+    def stage(
+        self, times: GroupTimes, available: float, degree: int, batch: int, micro: int, *, whole: bool
+    ) -> tuple[Floats, Floats]:
+        """Return prefill and decode seconds of layers i..j−1 on a group, shape (n+1, n+1); inf where they do not fit."""
+        key = (id(times), available, degree, batch, micro, whole)
+        if key not in self._stages:
+            if len(self._stages) >= MOST_KEPT:  # both at once: the second is keyed by what the first keeps alive
+                self._stages.clear()
+                self._shifted.clear()
+            barred = self._barred(available, degree, batch, micro, whole=whole)
+            prefill, decode = (np.where(barred, np.inf, _spans(own)) for own in (times.prefill_s, times.decode_s))
+            self._stages[key] = prefill, decode
+        return self._stages[key]
+
+    def _barred(self, available: float, degree: int, batch: int, micro: int, *, whole: bool) -> NDArray[np.bool_]:
+        fleet = self.fleet
+        memory = fleet.memory(degree, batch)
+        need = _differences(memory.weights) + micro * batch * _differences(memory.kv) + memory.workspace
+        if whole:
+            need[0, -1] -= memory.saving
+        size = len(memory.weights)
+        empty = np.tri(size, dtype=bool)
+        barred = empty | (need > available * (1 + SLACK))
+        if fleet.problem.decoder_in_every_stage:
+            barred |= fleet.decoders[None, :] == fleet.decoders[:, None]
+        return barred
+
+    def _hops(self, groups: Sequence[Group], batch: int) -> list[tuple[Floats | float, Floats | float]] | None:
+        """Return the seconds of the hop behind each stage by cut, for prefill and decode; None without a route."""
+        fleet = self.fleet
+        tables, prompt = fleet.hops(batch), fleet.problem.workload.prompt_tokens
+        found: list[tuple[Floats | float, Floats | float]] = []
+        for here, there in zip(groups, groups[1:], strict=False):
+            prefill = self.transfer(tables.prefill, here, there, batch * prompt * fleet.boundary)
+            decode = self.transfer(tables.decode, here, there, batch * fleet.boundary)
+            if not (np.isfinite(prefill).all() and np.isfinite(decode).all()):
+                return None
+            found.append((prefill, decode))
+        back = 0.0
+        if len(groups) > 1 and fleet.problem.return_hop:
+            message = np.array([float(TOKEN_BYTES * batch)])
+            back = float(self.transfer(tables.back, groups[-1], groups[0], message)[0])
+            if not math.isfinite(back):
+                return None
+        found.append((0.0, back))
+        return found
+
+    def transfer(self, table: RouteTable, sender: Group, receiver: Group, messages: Floats) -> Floats:
+        """Return the seconds of each message over the slowest pair of ranks."""
+        pairs = rank_pairs(len(sender), len(receiver))
+        numbers = {
+            (
+                float(table.latency_s[sender[i], receiver[j]]),
+                float(table.s_per_byte[sender[i], receiver[j]]),
+            )
+            for i, j in pairs
+        }
+        if any(math.isinf(latency) or math.isinf(slowness) for latency, slowness in numbers):
+            return np.full(len(messages), np.inf)
+        return np.max([latency + slowness * messages for latency, slowness in sorted(numbers)], axis=0)
+
+    def _shift(self, stage: Floats, hop: Floats | float) -> Floats:
+        """Return a stage's seconds with the hop behind it; equal ones are one matrix."""
+        if isinstance(hop, float):
+            if hop == 0.0:
+                return stage
+            hop_key: Any = hop
+            shift: Floats | float = hop
+        else:
+            hop_key = hop.tobytes()
+            shift = np.concatenate([[0.0], hop])[None, :]
+        key = (id(stage), hop_key)
+        if key not in self._shifted:
+            self._shifted[key] = stage + shift
+        return self._shifted[key]
+
+    def ideal(self, groups: Sequence[tuple[int, ...]], degree: int, batch: int) -> Chain:
+        """Return a chain of groups given by the kinds in each, every hop and every link as near as any there is."""
+        fleet, count = self.fleet, len(groups)
+        link = self.nearest_link(degree, batch)
+        micro = fleet.problem.micro_batches(count)
+        nearest = self.nearest_hops(degree, batch)
+        inner: list[tuple[Floats | float, Floats | float]] = [(nearest[0], nearest[1])] * (count - 1)
+        hops = [*inner, (0.0, nearest[2] if count > 1 else 0.0)]
+        prefill, decode = [], []
+        for kinds, (before, after) in zip(groups, hops, strict=True):
+            times = (
+                fleet.kind_times(kinds[0], 1, batch)
+                if link is None
+                else fleet.joined_times(tuple(sorted(set(kinds))), degree, batch, link)
+            )
+            room = min(fleet.kinds[kind].available_bytes for kind in kinds)
+            stage = self.stage(times, room, degree, batch, micro, whole=count == 1)
+            prefill.append(self._shift(stage[0], before))
+            decode.append(self._shift(stage[1], after))
+        alike = self._even_cuts and len({tuple(sorted(set(kinds))) for kinds in groups}) == 1
+        return Chain(tuple(prefill), tuple(decode), batch, micro, fleet.steps, alike)
+
+    def nearest_hops(self, degree: int, batch: int) -> tuple[Floats, Floats, float]:
+        """Return bounds below every hop: seconds by cut of a prefill and a decode hop, and of the return hop.
+
+        Where no island holds two groups of `degree` devices, every hop leaves an island.
+        """
+        key = (degree, batch)
+        if key not in self._nearest:
+            fleet = self.fleet
+            tables, prompt = fleet.hops(batch), fleet.problem.workload.prompt_tokens
+            allowed = ~np.eye(len(fleet.devices), dtype=bool)
+            if 2 * degree > max(map(len, fleet.islands)):
+                allowed &= fleet.island_of[:, None] != fleet.island_of[None, :]
+            prefill = _least_transfers(tables.prefill, allowed, batch * prompt * fleet.boundary)
+            decode = _least_transfers(tables.decode, allowed, batch * fleet.boundary)
+            message = np.array([float(TOKEN_BYTES * batch)])
+            back = float(_least_transfers(tables.back, allowed, message)[0]) if fleet.problem.return_hop else 0.0
+            self._nearest[key] = (prefill, decode, back)
+        return self._nearest[key]
+
+    def nearest_link(self, degree: int, batch: int) -> tuple[GroupLink, GroupLink] | None:
+        """Return bounds below α and β of every group of `degree` devices; None for one device."""
+        if degree == 1:
+            return None
+        key = (degree, batch)
+        if key not in self._links:
+            fleet = self.fleet
+            tables = fleet.hops(batch)
+            self._links[key] = tuple(  # type: ignore[assignment]
+                GroupLink(*(self._nearest_slowest(matrix, degree) for matrix in (table.latency_s, table.s_per_byte)))
+                for table in (tables.prefill, tables.decode)
+            )
+        return self._links[key]
+
+    def _nearest_slowest(self, matrix: Floats, degree: int) -> float:
+        """Return a bound below the largest entry between `degree` devices of an island.
+
+        A device's slowest partner in a group is at least its (degree − 1)-th nearest neighbour.
+        """
+        least = math.inf
+        for members in self.fleet.islands:
+            if len(members) >= degree:
+                rows = np.array(matrix[np.ix_(members, members)])
+                np.fill_diagonal(rows, -1.0)  # itself comes first
+                rows.sort(axis=1)
+                least = min(least, float(rows[:, degree - 1].min()))
+        return least
+
+
+def _least_transfers(table: RouteTable, allowed: NDArray[np.bool_], messages: Floats) -> Floats:
+    if not allowed.any():
+        return np.full(len(messages), np.inf)
+    latency, slowness = table.latency_s[allowed], table.s_per_byte[allowed]
+    finite = np.isfinite(latency) & np.isfinite(slowness)
+    if not finite.any():
+        return np.full(len(messages), np.inf)
+    numbers = np.unique(np.stack([latency[finite], slowness[finite]], axis=1), axis=0)
+    return np.min(numbers[:, :1] + numbers[:, 1:] * messages[None, :], axis=0)
+
+
+def _differences(prefix: Floats) -> Floats:
+    return prefix[None, :] - prefix[:, None]
+
+
+def _spans(seconds: Floats) -> Floats:
+    """Return the sum over layers i..j−1 for all i, j."""
+    return _differences(np.concatenate([[0.0], np.cumsum(seconds)]))
