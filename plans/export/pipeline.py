@@ -66,9 +66,18 @@ def tensor_parallel_degree(plan: DeviceMap, runtime: str) -> int:
     if len(degrees) > 1:
         raise UnsupportedError(
             f"{runtime} takes one tensor-parallel degree for all stages, but the plan has"
-            f" {', '.join(map(str, sorted(degrees)))}; plan again with one degree"
+            f" {', '.join(map(str, sorted(degrees)))}; plan again without uneven degrees"
         )
     return degrees.pop()
+
+
+def even_split(layers: int, stages: int) -> tuple[int, ...]:
+    """Return the layers of each stage dealt evenly, the first stages taking one more where they do not divide.
+
+    >>> even_split(10, 4)
+    (3, 3, 2, 2)
+    """
+    return tuple(layers // stages + (k < layers % stages) for k in range(stages))
 
 
 def host_shares(plan: DeviceMap, runtime: str) -> tuple[HostShare, ...]:

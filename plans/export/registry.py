@@ -44,8 +44,11 @@ class Runtime:
 
 _RUNTIMES = (
     Runtime("accelerate", "device_map for transformers, JSON {module: GPU}", "accelerate"),
+    Runtime("deepspeed", "DeepSpeed inference config of one tensor-parallel stage, JSON", "deepspeed"),
     Runtime("llama-cpp", "llama-server options for a layer split", "llama_cpp"),
+    Runtime("megatron", "Megatron-LM launch lines with its pipeline layout", "megatron"),
     Runtime("sglang", "SGLang launch lines with its pipeline partition", "sglang"),
+    Runtime("tensorrt-llm", "trtllm-serve line and its options file", "tensorrt_llm"),
     Runtime("vllm", "vllm serve lines with its pipeline partition", "vllm"),
 )
 

@@ -19,7 +19,7 @@ from gpuplan.plans.verify.memory import StageBytes, stage_bytes
 from gpuplan.plans.verify.routes import Network
 
 #: Runtimes that refuse a stage without a decoder layer.
-DECODER_ON_EVERY_STAGE = ("vllm", "sglang")
+DECODER_ON_EVERY_STAGE = ("sglang", "tensorrt-llm", "vllm")
 
 
 @dataclass(frozen=True, slots=True)

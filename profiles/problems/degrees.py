@@ -12,9 +12,16 @@ from gpuplan.profiles.model import ModelProfile
 Degrees = tuple[int, ...] | Literal["auto"]
 
 #: Runtimes a plan can be made for, and whether each of their stages must hold a decoder layer.
-RUNTIMES = {"accelerate": False, "llama-cpp": False, "sglang": True, "vllm": True}
+RUNTIMES = {
+    "accelerate": False,
+    "llama-cpp": False,
+    "megatron": False,
+    "sglang": True,
+    "tensorrt-llm": True,
+    "vllm": True,
+}
 #: Runtimes that cut layers over several devices, all stages alike.
-_TENSOR_PARALLEL_RUNTIMES = ("sglang", "vllm")
+_TENSOR_PARALLEL_RUNTIMES = ("megatron", "sglang", "tensorrt-llm", "vllm")
 
 
 def checked_degrees(model: ModelProfile, degrees: Sequence[int] | Literal["auto"]) -> Degrees:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -171,3 +172,36 @@ def group_plan(group_problem: PlacementProblem) -> DeviceMap:
 def group_document(group_plan: DeviceMap) -> dict[str, Any]:
     """Return the hand-made plan of groups as a JSON object of its own."""
     return copy.deepcopy(device_map_to_dict(group_plan))
+
+
+@pytest.fixture
+def cluster(hand_topology: Topology) -> Topology:
+    """Return two hosts of four GPUs each, every GPU on one switch."""
+    kind = hand_topology.devices[0].kind
+    devices = tuple(Device(f"h{i // 4}/gpu{i % 4}", f"h{i // 4}", i % 4, kind, 900) for i in range(8))
+    components = (*(Component(device.name, "device", device.host) for device in devices), Component("sw", "nvswitch"))
+    links = tuple(Link(device.name, "sw", "nvlink", 100.0, 0.1) for device in devices)
+    return Topology("cluster", devices, components, links)
+
+
+@pytest.fixture
+def deep_model(hand_model: ModelProfile) -> ModelProfile:
+    """Return the hand-made model with eight decoder layers, ten layers in all."""
+    embedding, decoder, _, head = hand_model.layers
+    decoders = tuple(dataclasses.replace(decoder, name=f"layer {i}", modules=(f"model.layers.{i}",)) for i in range(8))
+    return dataclasses.replace(hand_model, layers=(embedding, *decoders, head))
+
+
+@pytest.fixture
+def build(deep_model: ModelProfile, cluster: Topology, ideal_costs: AnalyticCosts) -> Any:
+    """Return a function from (device or devices, stop) pairs to a plan."""
+
+    def make(*stages: tuple[Any, int], model: ModelProfile = deep_model, topology: Topology = cluster) -> DeviceMap:
+        problem = PlacementProblem(model, topology, ideal_costs, Workload(2, 3, 5), reserve_bytes=100)
+        starts = [0, *(stop for _, stop in stages)]
+        groups = [(devices,) if isinstance(devices, int) else devices for devices, _ in stages]
+        stops = [stop for _, stop in stages]
+        ranges = [GroupStage(*row) for row in zip(groups, starts[:-1], stops, strict=True)]
+        return build_device_map(problem, ranges, Outcome("feasible", 0.0, {}, None, None, "hand", {}, 0))
+
+    return make

@@ -10,43 +10,10 @@ import numpy as np
 import pytest
 
 from gpuplan.errors import UnsupportedError, UsageError
-from gpuplan.plans import DeviceMap, Outcome, StageRange, build_device_map, export, export_details, list_runtimes
+from gpuplan.plans import export, export_details, list_runtimes
 from gpuplan.plans.export.llama_cpp import split_items
-from gpuplan.profiles import AnalyticCosts, ModelProfile, PlacementProblem, Workload
-from gpuplan.topology.graph import Component, Device, Link, Topology
-
-OUTCOME = Outcome("feasible", 0.0, {}, None, None, "hand", {}, 0)
-
-
-@pytest.fixture
-def cluster(hand_topology: Topology) -> Topology:
-    """Return two hosts of four GPUs each, every GPU on one switch."""
-    kind = hand_topology.devices[0].kind
-    devices = tuple(Device(f"h{i // 4}/gpu{i % 4}", f"h{i // 4}", i % 4, kind, 900) for i in range(8))
-    components = (*(Component(device.name, "device", device.host) for device in devices), Component("sw", "nvswitch"))
-    links = tuple(Link(device.name, "sw", "nvlink", 100.0, 0.1) for device in devices)
-    return Topology("cluster", devices, components, links)
-
-
-@pytest.fixture
-def deep_model(hand_model: ModelProfile) -> ModelProfile:
-    """Return the hand-made model with eight decoder layers, ten layers in all."""
-    embedding, decoder, _, head = hand_model.layers
-    decoders = tuple(dataclasses.replace(decoder, name=f"layer {i}", modules=(f"model.layers.{i}",)) for i in range(8))
-    return dataclasses.replace(hand_model, layers=(embedding, *decoders, head))
-
-
-@pytest.fixture
-def build(deep_model: ModelProfile, cluster: Topology, ideal_costs: AnalyticCosts) -> Any:
-    """Return a function from (device, stop) pairs to a plan."""
-
-    def make(*stages: tuple[int, int], model: ModelProfile = deep_model, topology: Topology = cluster) -> DeviceMap:
-        problem = PlacementProblem(model, topology, ideal_costs, Workload(2, 3, 5), reserve_bytes=100)
-        starts = [0, *(stop for _, stop in stages)]
-        ranges = [StageRange(device, start, stop) for (device, stop), start in zip(stages, starts, strict=False)]
-        return build_device_map(problem, ranges, OUTCOME)
-
-    return make
+from gpuplan.profiles import ModelProfile
+from gpuplan.topology.graph import Topology
 
 
 def test_accelerate(build: Any) -> None:
@@ -183,30 +150,6 @@ def test_hosts_come_once_and_alike(build: Any) -> None:
         export(build((0, 3), (1, 6), (4, 10)), "sglang")
 
 
-@pytest.mark.parametrize(("runtime", "mend"), [("accelerate", "--tensor-parallel 1"), ("llama-cpp", "parallel 1")])
-def test_tensor_parallel_is_refused(build: Any, runtime: str, mend: str) -> None:
-    """Accelerate and llama.cpp's layer split run one device a stage."""
-    plan = build((0, 5), (1, 10))
-    wide = dataclasses.replace(plan.stages[1], devices=("h0/gpu1", "h0/gpu2"), tensor_parallel=2)
-    with pytest.raises(UnsupportedError, match=mend):
-        export(dataclasses.replace(plan, stages=(plan.stages[0], wide)), runtime)
-
-
-def test_tensor_parallel_degrees(build: Any) -> None:
-    """VLLM takes one degree for all stages."""
-    plan = build((0, 5), (2, 10))
-    pairs = (("h0/gpu0", "h0/gpu1"), ("h0/gpu2", "h0/gpu3"))
-    wide = [
-        dataclasses.replace(stage, devices=pair, tensor_parallel=2)
-        for stage, pair in zip(plan.stages, pairs, strict=True)
-    ]
-    text = export(dataclasses.replace(plan, stages=tuple(wide)), "vllm")
-    assert "CUDA_VISIBLE_DEVICES=0,1,2,3\n" in text
-    assert "--tensor-parallel-size 2" in text
-    with pytest.raises(UnsupportedError, match="one tensor-parallel degree"):
-        export(dataclasses.replace(plan, stages=(plan.stages[0], wide[1])), "vllm")
-
-
 def test_amd_devices_have_their_own_variable(build: Any, cluster: Topology) -> None:
     """AMD's runtime reads HIP_VISIBLE_DEVICES and knows no PCI order."""
     kind = dataclasses.replace(cluster.devices[0].kind, vendor="AMD")
@@ -230,5 +173,5 @@ def test_exports_are_deterministic(build: Any) -> None:
 
 def test_unknown_runtime(build: Any) -> None:
     """An unknown runtime lists the known ones and the closest."""
-    with pytest.raises(UsageError, match=r"accelerate, llama-cpp, sglang, vllm, got 'vlm'; did you mean 'vllm'\?"):
+    with pytest.raises(UsageError, match=r"accelerate, .*, vllm, got 'vlm'; did you mean 'vllm'\?"):
         export(build((0, 10)), "vlm")
