@@ -28,7 +28,7 @@ MARGIN = 1e-9
 #: Operations of one kernel call: about 10 ms.
 CALL_WORK = 1e7
 #: Steps without a better bound before the step length shrinks.
-PATIENCE = 8
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class CapBounds:
     device, which is less work by a factor C.
     """
 
-    def __init__(self, core: Core, budget: Budget, *, linked: bool, prices: FloatArray | None = None) -> None:
+    def __init__(self, core: Core, budget: Budget, *, linked: bool) -> None:
         self.core, self.budget = core, budget
         starts = np.arange(core.num_layers)
         self.furthest = np.stack([np.searchsorted(row, starts, side="right") - 1 for row in core.low]).astype(np.int64)
         self.first = core.pred < 0
         self.counts = core.counts.astype(np.float64)
         self.least_hop = None if linked else _least_hop(core)
-        self.prices = self._even_prices() if prices is None else prices
+        self.start = self._even_prices()
 
     def cap(self, cap_s: float, first: int | None = None) -> Cap:
         """Return the stages within a cap; the return hop goes to class `first`, or to the nearest one when None."""
@@ -125,10 +125,14 @@ class CapBounds:
         return np.asarray(prices / float(prices[:-1] @ self.counts))
 
     def price(self, cap: Cap, steps: int, first: NDArray[np.bool_] | None = None) -> Priced:
-        """Raise the prices from the last ones; stop early when the cap is refuted or a relaxed path is a plan."""
+        """Raise the prices until the cap is refuted, a relaxed path is a plan, or steps gain nothing.
+
+        Every cap starts from even prices: those of another cap lead steps into a corner, measured again and again.
+        """
         core = self.core
         n, num = core.num_layers, core.num_classes
-        prices, best = self.prices.copy(), self.prices.copy()
+        prices, best = self.start.copy(), self.start.copy()
+        direction = np.zeros(num + 1)
         cost = np.full((n, num), np.inf)
         state = np.array([-np.inf, 1.0, 0.0, 0.0])
         path, length = np.zeros(n + 1, dtype=np.int64), np.zeros(1, dtype=np.int64)
@@ -148,12 +152,12 @@ class CapBounds:
                 prices,
                 best,
                 cost,
+                direction,
                 state,
                 path,
                 length,
             )
         self.budget.spend(done)
-        self.prices = best
         return Priced(best, cost, float(state[kernels.BEST]), path[: length[0]].copy() if length[0] else None)
 
     def plan(self, sequence: IntArray) -> tuple[float, ClassPath] | None:

@@ -32,17 +32,17 @@ CHOSEN = 96
 
 @dataclass(frozen=True)
 class Rung:
-    """Subgradient steps, labels per level (None: all) and relative interval at which the next rung begins."""
+    """Subgradient steps, labels per level (None: all, 0: no search) and relative interval at which it is done."""
 
     steps: int
     width: int | None
     precision: float
 
 
-LADDER = (Rung(60, 60, 0.02), Rung(150, 600, 0.004), Rung(300, 8_000, 0.001))
+LADDER = (Rung(60, 60, 0.02), Rung(300, 0, 1e-3), Rung(150, 600, 0.002), Rung(300, 8_000, 0.001))
 LAST = Rung(300, None, 0.0)
-#: Relative interval of the bound without hops, and steps per cap.
-HUB_PRECISION, HUB_STEPS = 2e-3, 80
+#: The bound by least hops.
+HUB = Rung(80, 0, 2e-3)
 
 #: Asks the general engine for any plan within a cap: (bottleneck, path or None, proven that there is none).
 Referee = Callable[[float], tuple[float, ClassPath | None, bool]]
@@ -101,37 +101,40 @@ class CapSpace:
         if self.bounded or self.budget.exhausted():
             return
         self.bounded = True
-        bounds = self.bounds if self.wide else CapBounds(self.core, self.budget, linked=False)
-        self._bisect(bounds)
-        self.bounds.prices = bounds.prices
+        self._bisect(CapBounds(self.core, self.budget, linked=False), HUB)
 
-    def _bisect(self, bounds: CapBounds) -> None:
+    def _bisect(self, bounds: CapBounds, rung: Rung) -> None:
+        """Raise the bound by prices alone."""
         high = min(self.best.value, self.trivial)
-        if bounds.price(bounds.cap(high), HUB_STEPS).refuted:
+        if math.isinf(self.best.value) and bounds.price(bounds.cap(high), rung.steps).refuted:
             self._rule_out(high)
-            return
-        while high - self.lower > HUB_PRECISION * high and not self.budget.exhausted():
+        while high - self.lower > rung.precision * high and not self.budget.exhausted():
             middle = 0.5 * (self.lower + high)
-            if bounds.price(bounds.cap(middle), HUB_STEPS).refuted:
-                self.lower = middle
+            if bounds.price(bounds.cap(middle), rung.steps).refuted:
+                self._rule_out(middle)
             else:
                 high = middle
+            self.budget.report("bottleneck", self.best.value if self.best.path else None, self.lower)
 
     def climb(self, truncated: bool) -> None:
         """Close the interval between bound and best plan, rung by rung."""
         if self.wide:
             self._climb_among_few(truncated)
             return
-        for rung in LADDER[:2] if truncated else LADDER:
+        for rung in LADDER[:3] if truncated else LADDER:
             if self.settled or self.budget.exhausted():
                 return
-            self._close(rung)
+            if rung.width == 0:
+                self._bisect(self.bounds, rung)
+            else:
+                self._close(rung)
 
     def _climb_among_few(self, truncated: bool) -> None:
         """Seek plans among the devices of the highest price; what is proven about them alone says nothing here."""
         if self.settled or self.budget.exhausted():
             return
-        keep = chosen(self.core, self.bounds.prices)
+        near = self.bounds.cap(min(self.best.value, self.trivial, 1.02 * self.lower))
+        keep = chosen(self.core, self.bounds.price(near, HUB.steps).prices)
         own = Incumbent(self.best.value)
         part = CapSpace(restrict(self.core, keep), self.budget, own, lambda cap_s: (math.inf, None, False))
         part.lower = min(self.lower, part.trivial)

@@ -161,6 +161,7 @@ def raise_prices(
     prices: Floats,
     best_prices: Floats,
     best_cost: Floats,
+    direction: Floats,
     state: Floats,
     path: Ints,
     length: Ints,
@@ -195,9 +196,10 @@ def raise_prices(
             state[DONE] = 1.0
             return done + 1
         if state[IDLE] >= patience:
-            state[THETA] *= 0.6
+            state[THETA] *= 0.7
             state[IDLE] = 0.0
             prices[:] = best_prices
+            direction[:] = 0.0
             if state[THETA] < 0.02:
                 state[DONE] = 1.0
                 return done + 1
@@ -209,7 +211,10 @@ def raise_prices(
         if _within(path, count, counts, max_stages, use):
             length[0] = count
             return done + 1
-        _step(use, counts, max_stages, state[THETA] * (max(state[BEST], 1.0) + 0.03 - root), prices)
+        gain = state[THETA] * (max(state[BEST], 1.0) + 0.02 - root)
+        if not _step(use, counts, max_stages, gain, direction, prices):
+            state[DONE] = 1.0
+            return done + 1
     return steps
 
 
@@ -229,24 +234,31 @@ def _within(path: Ints, count: int, counts: Floats, max_stages: float, use: Floa
 
 
 @njit(cache=True, nogil=True)
-def _step(use: Floats, counts: Floats, max_stages: float, length: float, prices: Floats) -> None:
-    """Move the prices along (use − counts), keep them at zero or above, and scale their total back to 1."""
+def _step(use: Floats, counts: Floats, max_stages: float, gain: float, direction: Floats, prices: Floats) -> bool:
+    """Move the prices along (use − counts) + 0.7 · the last direction, by as much as would gain `gain`.
+
+    They stay at zero or above and their total is scaled back to 1. False when there is nowhere to go.
+    """
     num = len(counts)
-    norm = (use[num] - max_stages) ** 2 if prices[num] > 0.0 or use[num] > max_stages else 0.0
-    for c in range(num):
-        norm += (use[c] - counts[c]) ** 2
+    norm = 0.0
+    for c in range(num + 1):
+        push = use[c] - (counts[c] if c < num else max_stages)
+        if prices[c] <= 0.0 and push < 0.0:
+            push = 0.0
+        push += 0.7 * direction[c]
+        direction[c] = 0.0 if prices[c] <= 0.0 and push < 0.0 else push
+        norm += direction[c] * direction[c]
     if norm == 0.0:
-        return
-    length /= norm
+        return False
     total = 0.0
-    for c in range(num):
-        prices[c] = max(0.0, prices[c] + length * (use[c] - counts[c]))
-        total += prices[c] * counts[c]
-    prices[num] = max(0.0, prices[num] + length * (use[num] - max_stages))
-    total += prices[num] * max_stages
-    if total > 0.0:
-        for c in range(num + 1):
-            prices[c] /= total
+    for c in range(num + 1):
+        prices[c] = max(0.0, prices[c] + gain / norm * direction[c])
+        total += prices[c] * (counts[c] if c < num else max_stages)
+    if total <= 0.0:
+        return False
+    for c in range(num + 1):
+        prices[c] /= total
+    return True
 
 
 @njit(cache=True, nogil=True)
