@@ -111,7 +111,7 @@ def _off(before: float, after: float) -> str:
 def _bound(problem: BatchingProblem, budget: Budget, upper: float, seconds: float) -> Bound:
     """Return the best bound there is time for."""
     if problem.num_requests > SHARES or seconds <= 0.1:
-        return lower_bound(problem, prices=budget.remaining_s > PRICES_S)
+        return lower_bound(problem, prices=float(budget.remaining_s > PRICES_S))
     goal, limits = problem.objective, budget.limits
     share, total = None, None
     inner = Budget(Limits(time_limit_s=seconds / 2.0, work_limit=limits.work_limit, cancel=limits.cancel))

@@ -51,7 +51,7 @@ def lower_bound(
     share: FloatArray | None = None,
     rounds: int = 12,
     sum_bound: float | None = None,
-    prices: bool = False,
+    prices: float = 0.0,
 ) -> Bound:
     """Return a bound on the objective of any plan.
 
@@ -62,16 +62,16 @@ def lower_bound(
     sum_bound
         A bound on makespan and padding together found elsewhere (column generation).
     prices
-        Whether to compute box prices as well: up to two seconds, and close where two keys matter.
+        Effort of box prices, which are close where two keys matter: 1 takes up to two seconds, 0 leaves them out.
     """
     if problem.num_requests == 0:
         return Bound(0.0, "no requests")
     goal = problem.objective
     known = [shares.continuous(problem) if share is None else share]
-    if prices:
-        found, sum_bound = _box_prices(problem, sum_bound)
+    if prices > 0.0:
+        found, sum_bound = _box_prices(problem, sum_bound, prices)
         known += [] if found is None else [found]
-    value, kinds = _makespan_and_padding(problem, known[-1], rounds, sum_bound, prices)
+    value, kinds = _makespan_and_padding(problem, known[-1], rounds, sum_bound, prices > 0.0)
     if goal.latency > 0.0:
         work = _work(problem, rounds) if equal_arrivals(problem) else None
         value += goal.latency * max(shares.latency_bound(problem, one, work) for one in known)
@@ -85,16 +85,18 @@ def lower_bound(
     return Bound(value, " + ".join(kinds), reason)
 
 
-def _box_prices(problem: BatchingProblem, sum_bound: float | None) -> tuple[FloatArray | None, float | None]:
+def _box_prices(
+    problem: BatchingProblem, sum_bound: float | None, effort: float
+) -> tuple[FloatArray | None, float | None]:
     """Return work shares from box prices, and the better of `sum_bound` and their bound on makespan and padding."""
     goal, speed = problem.objective, float(problem.speed.sum())
     form = relaxed_form(problem, goal.makespan, goal.padding)
     timed = goal.latency > 0.0 or goal.makespan > 0.0 or deadlines_count(problem)
-    work = box_prices(relaxed_form(problem, speed, 0.0)) if timed else None
+    work = box_prices(relaxed_form(problem, speed, 0.0), effort) if timed else None
     total = -np.inf
     if work is not None:
         total = goal.makespan / speed * work.bound + form.constant
-    if goal.padding > 0.0 and (both := box_prices(form)) is not None:
+    if goal.padding > 0.0 and (both := box_prices(form, effort)) is not None:
         total = both.bound + form.constant
     return None if work is None else work.share, total if sum_bound is None else max(total, sum_bound)
 

@@ -54,22 +54,22 @@ class _Grid:
     cell: IntArray
 
 
-def box_prices(form: Additive) -> Prices | None:
+def box_prices(form: Additive, effort: float = 1.0) -> Prices | None:
     """Return prices for the requests of `form`, or None where batches may hold more than 512.
 
     Takes O(G²·limit) steps a sweep for G levels a key, G at most 1,024 and less for large batches, and 30 sweeps or
-    more where they are cheap: one to two seconds for many requests, less for few.
+    more where they are cheap: one to two seconds for many requests, less for few. `effort` scales the steps.
     """
     limit = int(form.room(np.array([int(form.prompt.min()) + int(form.output.min())]))[0])
     limit = max(1, min(limit, len(form.prompt)))
     if limit > _LONGEST:
         return None
-    finest = max(16, min(1024, int(math.sqrt(_ENTRIES / limit))))
+    finest = max(16, min(1024, int(math.sqrt(effort * _ENTRIES / limit))))
     surplus: FloatArray | None = None
     best: Prices | None = None
     for share, fewest in _LADDER:
         grid = _grid(form, max(16, int(finest * share)))
-        sweeps = min(max(fewest, int(2.0 * _ENTRIES / (grid.count.size * limit))), _MOST_SWEEPS)
+        sweeps = min(max(fewest, int(2.0 * effort * _ENTRIES / (grid.count.size * limit))), _MOST_SWEEPS)
         start = _floor(form, grid)
         if surplus is not None:
             # What requests pay above the floor carries over: each cell starts with the mean of its requests'.

@@ -13,8 +13,8 @@ from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
 NAME = "bands"
-#: From so many requests on, box prices take no longer than the plan.
-_MANY = 10_000
+#: Requests up to which box prices would take longer than the plan, and from which on they get their full effort.
+_FEW, _MANY = 10_000, 100_000
 
 
 def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: bool = True) -> Result[BatchSolution]:
@@ -34,7 +34,8 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: boo
     started, budget = time.perf_counter(), Budget(limits)
     start = best_start(problem, budget)
     # A plan that takes milliseconds gets a bound that takes milliseconds.
-    prices = problem.num_requests >= _MANY and budget.remaining_s > PRICES_S
+    effort = min(problem.num_requests / _MANY, 1.0) if problem.num_requests >= _FEW else 0.0
+    prices = effort if budget.remaining_s > PRICES_S else 0.0
     proof = lower_bound(problem, prices=prices) if bound else None
     if proof is not None and proof.infeasible is not None and start.missed:
         return infeasible(problem, (proof.infeasible,), solver=NAME, started=started, seed=seed)

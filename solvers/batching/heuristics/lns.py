@@ -199,7 +199,7 @@ def solve(
     """
     started, budget = time.perf_counter(), Budget(limits)
     start = best_start(problem, budget)
-    proof = lower_bound(problem, prices=budget.remaining_s > PRICES_S) if bound else None
+    proof = lower_bound(problem, prices=float(budget.remaining_s > PRICES_S)) if bound else None
     found = improve(problem, start, budget, seed, seconds)
     return answer(
         problem,

@@ -14,6 +14,7 @@ from gpuplan.solvers.batching.exact.additive import Additive, coefficients, dead
 from gpuplan.solvers.batching.heuristics.assign import Groups, assign
 from gpuplan.solvers.batching.heuristics.bands import search
 from gpuplan.solvers.batching.heuristics.dispatch import deadline_blocks, deadline_cut, dispatch
+from gpuplan.solvers.batching.heuristics.windows import windows
 from gpuplan.solvers.batching.sequence import evaluate, schedule
 from gpuplan.solvers.limits import Budget
 
@@ -83,6 +84,9 @@ def _in_time(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
         yield "dispatch by deadline", dispatch(problem, requests.deadline_s, front=True)
     yield "dispatch by output", dispatch(problem, output, front=False)
     yield "dispatch by arrival", dispatch(problem, requests.arrival_s, front=True)
+    smallest = min(problem.executors, key=lambda e: (e.kv_tokens, e.max_batch))
+    limit = min(executor.max_batch for executor in problem.executors)
+    yield from windows(problem, _form(problem, limit, smallest.kv_tokens, per_second=True))
     if problem.num_requests <= _FEW:
         yield "dispatch by length", dispatch(problem, output + requests.prompt_tokens, front=False)
 
