@@ -46,7 +46,7 @@ def stage_bytes(
     layers = model["layers"][span["start"] : span["stop"]]
     tokens = workload["prompt_tokens"] + workload["output_tokens"]
     state = math.fsum(_kv_bytes(layer["kv"], tokens) / min(degree, layer["kv"].get("heads", 1)) for layer in layers)
-    weights = math.fsum(_weight_bytes(layer, degree) for layer in layers)
+    weights = math.fsum(layer_weight_bytes(layer, degree) for layer in layers)
     return StageBytes(
         weights_bytes=weights - (model["tied_bytes"] / degree if whole else 0),
         kv_bytes=workload["micro_batches"] * workload["batch"] * state,
@@ -55,7 +55,8 @@ def stage_bytes(
     )
 
 
-def _weight_bytes(layer: Mapping[str, Any], degree: int) -> float:
+def layer_weight_bytes(layer: Mapping[str, Any], degree: int) -> float:
+    """Return the bytes of a layer's weights on each of `degree` devices."""
     whole = layer["replicated_weight_bytes"]
     if degree > layer["kv"].get("heads", 1):  # devices share KV heads: each holds what projects to keys and values
         whole += layer.get("kv_projection_weight_bytes", 0)
