@@ -64,7 +64,7 @@ def to_json(document: Any) -> str:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file through a temporary name beside it: all of it or nothing (UsageError)."""
-    from gpuplan.plans.files import write_text as write
+    from gpuplan.writing import write_text as write
 
     write(text, path)
 

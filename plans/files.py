@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gpuplan.errors import InputError, UsageError
+from gpuplan.errors import InputError
 from gpuplan.plans.canonical import pretty_json
+from gpuplan.writing import write_text
 
 #: Largest number a double holds.
 _LARGEST: Final = sys.float_info.max
@@ -56,26 +54,6 @@ def parse_document(text: str, *, source: str | None = None) -> dict[str, Any]:
 def write_document(document: Any, path: str | os.PathLike[str]) -> None:
     """Write `document` as JSON to `path`: all of it, or nothing."""
     write_text(pretty_json(document), path)
-
-
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write `text` to `path` through a temporary file beside it, so that no half-written file is ever seen.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
-    if target.exists() and not target.is_file():
-        _write_through(text, target)
-        return
-    try:
-        _replace(text, target)
-    except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {_reason(error)}; name a writable file") from None
 
 
 def refuse_non_finite(value: Any, *, source: str | None = None, place: str = "$") -> None:
@@ -155,32 +133,6 @@ def _read_text(source: str) -> str:
         raise InputError(
             f"expected UTF-8 text, got a binary file (byte {error.start} is no text)", source=source
         ) from None
-
-
-def _replace(text: str, target: Path) -> None:
-    # A link keeps being a link: the file it leads to is replaced.
-    target = target.resolve()
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    # Not tempfile: its files are private, and a plan is as readable as any file a person saves.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _write_through(text: str, target: Path) -> None:
-    # Pipes and devices such as /dev/stdout cannot be replaced, only written.
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {str(target)!r}: {_reason(error)}; name a writable file") from None
 
 
 def _reason(error: OSError) -> str:

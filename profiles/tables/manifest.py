@@ -26,6 +26,7 @@ from gpuplan.profiles.records import Record
 from gpuplan.profiles.tables.data_files import Columns, check_data_path, read_columns
 from gpuplan.profiles.tables.series import AXES, Series, series_from_rows
 from gpuplan.profiles.tables.table import CostTable, ModelShape
+from gpuplan.writing import write_text
 
 SCHEMA = "gpuplan/cost-table/1"
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -168,12 +169,9 @@ def save_table(table: CostTable, path: str | Path) -> None:
         raise UsageError(f"expected a manifest name that ends in .yaml, got {str(path)!r}")
     data = manifest.with_suffix(".csv")
     document = {"schema": SCHEMA, **_manifest(table), "data": data.name, "time_unit": "s"}
-    try:
-        data.write_text(_rows_text(table), encoding="utf-8")
-        manifest.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"cannot write {str(path)!r}: {reason}; name a writable file") from None
+    # The times first: a manifest never points at a file that is not there.
+    write_text(_rows_text(table), data)
+    write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), manifest)
 
 
 def _manifest(table: CostTable) -> dict[str, Any]:

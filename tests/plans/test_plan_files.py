@@ -15,7 +15,8 @@ import pytest
 from gpuplan.errors import InputError, UsageError
 from gpuplan.plans import DeviceMap, device_map_from_dict, device_map_to_dict, load_plan, save_plan, verify
 from gpuplan.plans.canonical import canonical_json, digest
-from gpuplan.plans.files import read_document, write_text
+from gpuplan.plans.files import read_document
+from gpuplan.writing import write_text
 
 
 def test_round_trip_is_byte_identical(hand_plan: DeviceMap, tmp_path: Path) -> None:
