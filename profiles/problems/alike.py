@@ -66,7 +66,8 @@ class _Rows:
     def __init__(self, tables: Sequence[FloatArray], units: IntArray, bound: NDArray[np.bool_]) -> None:
         self.tables, self.units, self.bound = tables, units, bound
         self.place = {int(unit): k for k, unit in enumerate(units)}
-        forth, back = _words([table[units] for table in tables]), _words([table[:, units].T for table in tables])
+        forth = pair_words([table[units] for table in tables])
+        back = pair_words([table[:, units].T for table in tables])
         own = np.arange(len(units)), units
         self.inside = forth[own]
         both = _joined(forth, back)
@@ -162,7 +163,7 @@ def _one_by_one(
             firsts.append(unit)
 
 
-def _words(tables: Sequence[FloatArray]) -> _Words:
+def pair_words(tables: Sequence[FloatArray]) -> _Words:
     """Return one hash of the numbers of all tables at each place."""
     words = np.zeros(tables[0].shape if tables else (0, 0), dtype=np.uint64)
     for table in tables:

@@ -115,20 +115,30 @@ def make_report(session: Session, seed: int, budget: Budget, engine: EngineName)
         seed,
         budget.elapsed_s,
         budget.work,
-        "exhaustive search" if session.engines == {"dp"} else "Lagrangian and label search",
+        _method(session),
         options,
         notes,
     )
 
 
+def _method(session: Session) -> str:
+    """Say what the bound rests on."""
+    if session.engines == {"dp"}:
+        return "exhaustive search"
+    return "host and rack quotient" if session.engines == {"quotient"} else "Lagrangian and label search"
+
+
 def _choice(session: Session) -> str:
     """Say what ``auto`` picked and why."""
     classes, devices = session.tables.num_classes, session.tables.problem.num_devices
-    picked = " and ".join(name for name in ("dp", "labels") if name in session.engines)
+    picked = " and ".join(name for name in ("dp", "quotient", "labels") if name in session.engines)
     if not session.engines:
         return "auto searched nothing: one-stage plans decide"
     size = "few enough for a plain search" if session.engines == {"dp"} else "too many for a plain search"
     kinds = "1 class" if classes == 1 else f"{classes} classes"
+    found = session.hierarchy() if "quotient" in session.engines else None
+    if found is not None:
+        return f"auto picked {picked}: {devices} devices in {found.describe()}, hosts alike and hops alike by level"
     return f"auto picked {picked}: {devices} devices in {kinds}, {size}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import FloatArray
@@ -15,7 +15,10 @@ from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 
-EngineName = Literal["auto", "dp", "labels", "beam"]
+if TYPE_CHECKING:
+    from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
+
+EngineName = Literal["auto", "dp", "labels", "beam", "quotient"]
 
 #: Largest labels·(n+1) that the small engine takes under ``auto``: about 0.1 s of NumPy.
 SMALL_CELLS = 8e5
@@ -77,6 +80,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     asked: int = 0
     _cells: float | None = None
+    _hierarchy: Hierarchy | str | None = None
 
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; `hint` is a path to try as the first incumbent."""
@@ -125,8 +129,39 @@ class Session:
             return small.minimise(core, upper, self.budget)
         if query.bottleneck:
             raise UnsupportedError("only the small engine finds the least bottleneck in one pass")
+        found = self._quotient_for(core)
+        if found is not None:
+            from gpuplan.solvers.placement.hierarchy import quotient
+
+            self.engines.add("quotient")
+            return quotient.minimise(core, found, upper, self.budget, self.settings, hint)
         self.engines.add("labels")
         return self._minimise_large(core, upper, hint)
+
+    def hierarchy(self) -> Hierarchy | None:
+        """Return the hierarchy of the classes where there is a valid one; looked for once."""
+        if self._hierarchy is None:
+            from gpuplan.solvers.placement.hierarchy.detect import find_hierarchy
+
+            self._hierarchy = find_hierarchy(self.tables)
+            if isinstance(self._hierarchy, str) and self.engine == "quotient":
+                self.notes.append(f"the quotient is refused: {self._hierarchy}; labels answers instead")
+        return None if isinstance(self._hierarchy, str) else self._hierarchy
+
+    def _quotient_for(self, core: Core) -> Hierarchy | None:
+        """Return the hierarchy when the quotient may answer a core."""
+        if self.engine not in ("auto", "quotient"):
+            return None
+        found = self.hierarchy()
+        if found is None:
+            return None
+        from gpuplan.solvers.placement.hierarchy.quotient import refusal
+
+        reason = refusal(core, found)
+        if reason is not None and self.engine == "quotient":
+            note = f"the quotient is refused: {reason}; labels answers instead"
+            self.notes += [note] if note not in self.notes else []
+        return found if reason is None else None
 
     def _minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
         from gpuplan.solvers.placement import large  # compiles or loads kernels

@@ -136,7 +136,8 @@ class ClassTables:
         return tuple((home[stage.device], stage.start, stage.stop) for stage in stages)
 
 
-def _prefix(values: FloatArray) -> FloatArray:
+def prefix_sums(values: FloatArray) -> FloatArray:
+    """Return 0 and the running sums along the last axis."""
     zero = np.zeros((*values.shape[:-1], 1))
     return np.ascontiguousarray(np.concatenate([zero, np.cumsum(values, axis=-1)], axis=-1), dtype=np.float64)
 
@@ -167,7 +168,7 @@ def _class_timing(problem: DensePlacement, timing: Timing, members: tuple[tuple[
         start[closed], slope[closed] = np.inf, 0.0
         back = start + timing.return_bytes * slope
     return ClassTiming(
-        _prefix(timing.compute_s[[group[0] for group in members]]),
+        prefix_sums(timing.compute_s[[group[0] for group in members]]),
         latency,
         per_byte,
         np.ascontiguousarray(np.concatenate([[0.0], timing.boundary_bytes]), dtype=np.float64),
@@ -175,7 +176,8 @@ def _class_timing(problem: DensePlacement, timing: Timing, members: tuple[tuple[
     )
 
 
-def _last_marked(problem: DensePlacement) -> IntArray:
+def last_marked(problem: DensePlacement) -> IntArray:
+    """Return of every end the largest start whose layers hold a marked one, shape (n+1,)."""
     n = problem.num_layers
     if problem.must_hold is None:
         return np.arange(-1, n, dtype=np.int64)
@@ -183,7 +185,13 @@ def _last_marked(problem: DensePlacement) -> IntArray:
     return np.concatenate([[-1], np.maximum.accumulate(latest)]).astype(np.int64)
 
 
-def _class_pair_tables(*timings: ClassTiming) -> list[FloatArray]:
+def class_pair_tables(tables: ClassTables) -> list[FloatArray]:
+    """Return every pair table between classes, shape (C, C) each."""
+    same = tables.cycle is tables.latency
+    return _pair_tables(tables.latency) if same else _pair_tables(tables.latency, tables.cycle)
+
+
+def _pair_tables(*timings: ClassTiming) -> list[FloatArray]:
     tables = []
     for timing in timings:
         tables += [timing.hop_s, timing.hop_s_per_byte]
@@ -205,7 +213,7 @@ def class_tables(problem: DensePlacement, *, with_price: bool = False) -> ClassT
     alone = [available[:, None], latency.prefix, cycle.prefix]
     if with_price:
         alone.append(price[:, None])
-    pairs = _class_pair_tables(latency) if same else _class_pair_tables(latency, cycle)
+    pairs = _pair_tables(latency) if same else _pair_tables(latency, cycle)
     return ClassTables(
         problem,
         members,
@@ -216,7 +224,7 @@ def class_tables(problem: DensePlacement, *, with_price: bool = False) -> ClassT
         available * (1.0 + 1e-12) - problem.fixed_bytes,
         available - problem.fixed_bytes,
         price,
-        _prefix(problem.memory_bytes),
-        _prefix(problem.kv_bytes_per_token),
-        _last_marked(problem),
+        prefix_sums(problem.memory_bytes),
+        prefix_sums(problem.kv_bytes_per_token),
+        last_marked(problem),
     )

@@ -1,0 +1,264 @@
+"""The quotient engine: relaxed plans by kinds, refined where they use more than exists, until one is real.
+
+Every relaxed cost is a lower bound, so a relaxed path that fits the hosts and racks there are is optimal: that is the
+certificate. One that does not is ruled out by what it breaks: devices of a stay in a rack, uses of a kind, stages are
+counted exactly while the tables stay small, then priced (Lagrange multipliers). What is left is searched by the general
+engine, first among the hosts that relaxed paths suggest, and the better of the bounds is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gpuplan.profiles.problems.hops import IntArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.core import Core, CoreOutcome
+from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
+from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
+from gpuplan.solvers.placement.hierarchy.realise import realise
+from gpuplan.solvers.placement.hierarchy.relaxed import (
+    MOST_CELLS,
+    Counter,
+    Counters,
+    Leg,
+    Relaxed,
+    cells,
+    first_groups,
+    kind_core,
+    solve_relaxed,
+)
+from gpuplan.solvers.placement.reduced import restore, restrict
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: Rounds of counting one more thing exactly.
+MOST_ROUNDS = 6
+#: Subgradient steps on prices at most, and table entries of them all.
+PRICE_STEPS = 120
+PRICE_CELLS = 1.5e8
+#: Bits of the counters of the hosts that the general engine searches first.
+KEY_BITS = 56
+
+
+def refusal(core: Core, hierarchy: Hierarchy) -> str | None:
+    """Return why the quotient cannot answer a core, or None."""
+    if core.modes is not None:
+        return "classes draw on common devices"
+    if core.cap is not None:
+        return "a cap on stages couples each one with the next"
+    if hierarchy.num_kinds == core.num_classes:
+        return "no two classes are alike"
+    if not all(hierarchy.fits(values) for values in (core.counts, core.prefix, core.low, core.entry)):
+        return "alike classes differ in what they cost"
+    return None
+
+
+def minimise(
+    core: Core, hierarchy: Hierarchy, upper: float, budget: Budget, settings: Settings, hint: ClassPath | None = None
+) -> CoreOutcome:
+    """Return the best plan of two stages or more below `upper`, as `large.minimise` does.
+
+    The core must not be refused by `refusal`.
+    """
+    search = _Quotient(core, hierarchy, upper, budget, settings)
+    if hint is not None and core.holds(hint):
+        search.offer(hint)
+    return search.run()
+
+
+@dataclass
+class _Tried:
+    """What the last relaxation counted, and what came of it."""
+
+    track: bool = False
+    parts: list[Counter] = field(default_factory=list)
+    counted: set[tuple[int, int]] = field(default_factory=set)
+
+
+class _Quotient:
+    def __init__(self, core: Core, hierarchy: Hierarchy, upper: float, budget: Budget, settings: Settings) -> None:
+        self.core, self.budget, self.settings = core, budget, settings
+        self.kinds = kind_core(core, hierarchy)
+        self.phases = max(len(term) for _, term in first_groups(self.kinds)) > 1
+        self.best = upper
+        self.path: ClassPath | None = None
+        self.lower = -math.inf
+        self.suggested: list[tuple[Leg, ...]] = []
+
+    def run(self) -> CoreOutcome:
+        """Refine, price, then search."""
+        if not self._done():
+            tried = self._refine()
+            if not self._done() and self.suggested:
+                self._price(tried)
+            if not self._done() and self.suggested:
+                self._search_suggested()
+        if not self._done() and not self.budget.exhausted():
+            return self._search_all()
+        return self._outcome()
+
+    def offer(self, path: ClassPath) -> None:
+        """Take a plan if it is better than the incumbent."""
+        value = self.core.value(path)
+        if value < self.best:
+            self.best, self.path = value, path
+
+    def _done(self) -> bool:
+        return (self.core.any_plan and self.path is not None) or self.lower >= self._target()
+
+    def _target(self) -> float:
+        """Bound at which nothing is left to prove."""
+        if math.isinf(self.best):
+            return math.inf
+        step = self.core.step
+        return self.best - step * (1.0 - 1e-6) if step > 0.0 else self.best - 1e-11 * abs(self.best)
+
+    def _refine(self) -> _Tried:
+        """Solve the relaxation, counting whatever its path breaks, as long as the tables allow."""
+        tried = _Tried()
+        none = np.zeros(len(self.kinds.per))
+        for _ in range(MOST_ROUNDS):
+            counters = Counters(tuple(tried.parts))
+            if cells(self.kinds, tried.track, counters) > MOST_CELLS:
+                break
+            relaxed = solve_relaxed(self.kinds, none, tried.track, counters, self.budget)
+            if relaxed is None:
+                break
+            self._take(relaxed, relaxed.cost)
+            if self._done() or not self._count_more(tried, relaxed.legs):
+                break
+        return tried
+
+    def _take(self, relaxed: Relaxed, bound: float) -> None:
+        """Keep the bound, and the path where it can be given real hosts."""
+        self.lower = max(self.lower, bound)
+        if not relaxed.legs or bound >= self._target():
+            return
+        self.suggested.append(relaxed.legs)
+        if self._over(relaxed.legs).any() or len(relaxed.legs) > self.core.max_stages:
+            return
+        path = realise(self.kinds, relaxed.legs, self.phases)
+        if path is not None and self.core.holds(path):
+            self.offer(path)
+        shown = self.best if self.path is not None else None
+        if not self.core.any_plan:
+            self.budget.report("quotient", shown, self.lower if math.isfinite(self.lower) else None)
+
+    def _used(self, legs: tuple[Leg, ...]) -> IntArray:
+        return np.bincount([leg.kind for leg in legs], minlength=len(self.kinds.per))
+
+    def _over(self, legs: tuple[Leg, ...]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        over: np.ndarray[tuple[int], np.dtype[np.bool_]] = self._used(legs) > self.kinds.total
+        return over
+
+    def _count_more(self, tried: _Tried, legs: tuple[Leg, ...]) -> bool:
+        """Add what a path breaks to what is counted; return whether there was anything."""
+        found = [(name, counter) for name, counter in self._broken(legs) if name not in tried.counted]
+        for name, counter in found:
+            tried.counted.add(name)
+            tried.parts.append(counter)
+        if found or tried.track:
+            return bool(found)
+        tried.track = True  # no count is wrong: too much of one stay, or a packing that does not work out
+        return True
+
+    def _broken(self, legs: tuple[Leg, ...]) -> Iterator[tuple[tuple[int, int], Counter]]:
+        """Yield what a path uses too much of, by (level, kind): stages, a kind, a kind near the first class."""
+        kinds, levels = self.kinds, self.kinds.hierarchy.levels
+        num, most = len(kinds.per), self.core.max_stages
+        if len(legs) > most:
+            yield (-1, -1), Counter(np.full(num, most), np.ones((levels + 1, num), dtype=np.int64))
+        for a in np.flatnonzero(self._over(legs)):
+            adds = np.zeros((levels + 1, num), dtype=np.int64)
+            adds[:, a] = 1
+            yield (levels, int(a)), Counter(np.full(num, int(kinds.total[a])), adds)
+        if self.phases and sum(leg.phase == 0 for leg in legs) > kinds.per[legs[0].kind]:
+            adds = np.zeros((levels + 1, num), dtype=np.int64)
+            adds[0] = 1  # whatever stands in the first host is of its kind
+            yield (0, -1), Counter(kinds.per, adds)
+        for level in range(1, levels if self.phases else 0):
+            near = self._used(tuple(leg for leg in legs if leg.phase <= level))
+            for a in np.flatnonzero(near > kinds.shared[level, legs[0].kind]):
+                adds = np.zeros((levels + 1, num), dtype=np.int64)
+                adds[: level + 1, a] = 1
+                yield (level, int(a)), Counter(np.minimum(kinds.shared[level, :, a], self.core.num_layers), adds)
+
+    def _price(self, tried: _Tried) -> None:
+        """Raise the bound by prices on uses of each kind and on stages; the paths met may be plans."""
+        size = cells(self.kinds, tried.track, Counters())
+        track = tried.track and size <= MOST_CELLS / 10
+        size = size if track else cells(self.kinds, False, Counters())
+        rows = np.vstack([np.eye(len(self.kinds.per)), np.ones((1, len(self.kinds.per)))])
+        limits = np.append(self.kinds.total, self.core.max_stages).astype(np.float64)
+        multipliers, leading = np.zeros(len(limits)), np.zeros(len(limits))
+        best, theta, idle = -math.inf, 1.0, 0
+        cases = len(first_groups(self.kinds))
+        for _ in range(min(PRICE_STEPS, int(PRICE_CELLS / (size * cases)))):
+            relaxed = solve_relaxed(self.kinds, multipliers @ rows, track, Counters(), self.budget)
+            if relaxed is None or self._done():
+                return
+            bound = relaxed.cost - float(multipliers @ limits)
+            self._take(relaxed, bound)
+            if bound > best + 1e-9 * abs(bound):
+                best, leading, idle = bound, multipliers.copy(), 0
+            else:
+                idle += 1
+                if idle == 5:
+                    theta, idle, multipliers = 0.6 * theta, 0, leading.copy()
+            slope = rows @ self._used(relaxed.legs) - limits
+            slope[(multipliers <= 0.0) & (slope < 0.0)] = 0.0
+            length = float(slope @ slope)
+            if length == 0.0 or theta < 1e-3:
+                return
+            goal = self.best if math.isfinite(self.best) else 1.05 * relaxed.cost
+            multipliers = np.maximum(0.0, multipliers + theta * max(goal - bound, 1e-4 * abs(goal)) / length * slope)
+
+    def _search_suggested(self) -> None:
+        """Search the hosts that relaxed paths suggest with the general engine, truncated."""
+        from gpuplan.solvers.placement import large
+
+        keep = self._suggested_classes()
+        if not 0 < len(keep) < self.core.num_classes:
+            return
+        settings = replace(self.settings, ladder=BEAM_LADDER)
+        part = large.minimise(restrict(self.core, keep), self.best, self.budget, settings)
+        if part.path is not None:
+            self.offer(restore(part.path, keep))
+
+    def _suggested_classes(self) -> IntArray:
+        """Return whole racks, those that hold most of what the paths use first, while their counters fit a key."""
+        wanted = np.max([self._used(legs) for legs in self.suggested[-8:]], axis=0)
+        tree, counts = self.kinds.hierarchy, self.core.counts
+        left = KEY_BITS
+        kept: list[int] = []
+        useful = np.minimum(counts, self.core.num_layers) * (wanted[tree.kind] > 0)
+        worth = np.bincount(tree.unit[1], weights=useful)
+        for unit in np.argsort(-worth, kind="stable"):
+            for c in np.flatnonzero((tree.unit[1] == unit) & (useful > 0)):
+                bits = int(counts[c]).bit_length()
+                if bits <= left and wanted[tree.kind[c]] > -self.kinds.per[tree.kind[c]]:
+                    kept.append(int(c))
+                    left -= bits
+                    wanted[tree.kind[c]] -= counts[c]
+        return np.array(sorted(kept), dtype=np.int64)
+
+    def _search_all(self) -> CoreOutcome:
+        """Hand the rest to the general engine; its bound and the quotient's are both valid."""
+        from gpuplan.solvers.placement import large
+
+        rest = large.minimise(self.core, self.best, self.budget, self.settings, hint=self.path)
+        if rest.path is not None:
+            self.offer(rest.path)
+        self.lower = max(self.lower, self.best if rest.proven else rest.bound)
+        return self._outcome()
+
+    def _outcome(self) -> CoreOutcome:
+        value = self.best if self.path is not None else math.inf
+        if self.core.any_plan and self.path is not None:
+            return CoreOutcome(value, self.path, -math.inf, False)
+        if self.lower >= self._target():
+            return CoreOutcome(value, self.path, self.best, True)
+        return CoreOutcome(value, self.path, min(self.lower, self.best), False)
