@@ -111,7 +111,12 @@ def _linear(name: str, module: str, doc: str) -> tuple[SolverEntry, SolverEntry]
 
 _ENTRIES: tuple[SolverEntry, ...] = (
     SolverEntry(
-        "auto", "exact", "dp or labels, by the size of the problem", front=True, warm_start=True, engine="auto"
+        "auto",
+        "exact",
+        "dp, quotient or labels, by size and structure of the problem",
+        front=True,
+        warm_start=True,
+        engine="auto",
     ),
     SolverEntry(
         "dp", "exact", "vector-label dynamic programme without pruning", front=True, warm_start=True, engine="dp"
@@ -123,6 +128,15 @@ _ENTRIES: tuple[SolverEntry, ...] = (
         front=True,
         warm_start=True,
         engine="labels",
+        requires=("numba",),
+    ),
+    SolverEntry(
+        "quotient",
+        "exact",
+        "kinds of hosts in racks instead of devices, for clusters with a hierarchy; labels where there is none",
+        front=True,
+        warm_start=True,
+        engine="quotient",
         requires=("numba",),
     ),
     SolverEntry(
