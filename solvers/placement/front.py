@@ -10,7 +10,7 @@ import numpy as np
 from gpuplan.plans.placement_solution import FrontPoint
 from gpuplan.solvers.placement.core import Query
 from gpuplan.solvers.placement.evaluate import evaluate
-from gpuplan.solvers.placement.query import Session
+from gpuplan.solvers.placement.query import Answer, Session, improves
 from gpuplan.solvers.placement.tables import ClassPath
 
 #: A point is dropped when another is at most this much worse, relative, in every component.
@@ -22,36 +22,90 @@ def front_points(session: Session) -> tuple[tuple[FrontPoint, ...], bool, bool]:
     first = session.ask(Query())
     if first.path is None:
         return (), False, first.infeasible
-    found: list[FrontPoint] = []
-    proven = True
-    for devices in range(1, session.tables.max_stages + 1):
-        proven &= _staircase(session, devices, found)
-    return non_dominated(found), proven, False
+    front = _Front(session, [_point(session, first.path)])
+    most = session.tables.max_stages
+    front.solve(most, first)
+    if most > 1:
+        front.solve(1, None)
+        front.solve_between(1, most)
+    return non_dominated(front.found), front.proven, False
 
 
-def _staircase(session: Session, devices: int, found: list[FrontPoint]) -> bool:
-    """Add the points of at most `devices` devices by falling bottleneck; return whether all of them are proven.
+class _Front:
+    """Least latency as a function of device limit and cap on the bottleneck: falling steps in both.
 
-    Points on fewer devices, found before, give the latency to beat under each cap. Where they cannot be beaten, the
-    same holds for every cap down to the bottleneck of the one that sets that latency: the next cap is below it.
+    Limits are solved by bisection. Under a cap, the least latency for K devices lies between that for a larger limit
+    solved before and the best point on K devices or fewer: where the two agree, nothing needs to be searched.
     """
-    fewer = sorted(found, key=lambda point: point.latency_s)
-    cap_s = math.inf
-    while True:
-        rival = next((point for point in fewer if point.bottleneck_s <= cap_s), None)
+
+    def __init__(self, session: Session, found: list[FrontPoint]) -> None:
+        self.session, self.found = session, found
+        self.proven = True
+        self.solved: list[int] = []  # device limits whose points are proven complete
+
+    def solve_between(self, low: int, high: int) -> None:
+        """Solve the limits between two that are solved."""
+        if high - low < 2 or self.session.budget.exhausted():
+            self.proven &= high - low < 2
+            return
+        middle = (low + high) // 2
+        self.solve(middle, None)
+        self.solve_between(low, middle)
+        self.solve_between(middle, high)
+
+    def solve(self, devices: int, first: Answer | None) -> None:
+        """Add the points of at most `devices` devices by falling bottleneck."""
+        complete = self._staircase(devices, first)
+        self.proven &= complete
+        if complete:
+            self.solved.append(devices)
+
+    def _staircase(self, devices: int, first: Answer | None) -> bool:
+        """Add the points of a limit; return whether all of them are proven.
+
+        Known points give the latency to beat under each cap. Where they cannot be beaten, the same holds for every cap
+        down to the bottleneck of the one that sets that latency: the next cap is below it.
+        """
+        fewer = sorted((p for p in self.found if p.devices <= devices), key=lambda point: point.latency_s)
+        more = self._points_of_more(devices)
+        cap_s = math.inf
+        while True:
+            rival = _best_within(fewer, cap_s)
+            least = None if more is None else _best_within(more, cap_s)
+            if more is not None and least is None:
+                return True
+            if rival is not None and least is not None and not improves(least.latency_s, rival.latency_s):
+                cap_s = rival.bottleneck_s * (1.0 - TIE)
+                continue
+            answer = first or self._ask(devices, cap_s, rival)
+            first = None
+            if answer.path is None:
+                if not answer.proven or rival is None:
+                    return answer.proven
+                cap_s = rival.bottleneck_s * (1.0 - TIE)
+                continue
+            point = _point(self.session, answer.path)
+            self.found.append(point)
+            self.session.budget.report("front", point.latency_s, None)
+            if not answer.proven:
+                return False
+            cap_s = point.bottleneck_s * (1.0 - TIE)
+
+    def _ask(self, devices: int, cap_s: float, rival: FrontPoint | None) -> Answer:
         upper = math.inf if rival is None else rival.latency_s
-        answer = session.ask(Query(cap_s=cap_s).limited_to(devices), upper)
-        if answer.path is None:
-            if not answer.proven or rival is None:
-                return answer.proven
-            cap_s = rival.bottleneck_s * (1.0 - TIE)
-            continue
-        point = _point(session, answer.path)
-        found.append(point)
-        session.budget.report("front", point.latency_s, None)
-        if not answer.proven:
-            return False
-        cap_s = point.bottleneck_s * (1.0 - TIE)
+        return self.session.ask(Query(cap_s=cap_s).limited_to(devices), upper)
+
+    def _points_of_more(self, devices: int) -> list[FrontPoint] | None:
+        """Return the points, by latency, of the next larger limit that is solved; None without one."""
+        limit = min((other for other in self.solved if other > devices), default=None)
+        if limit is None:
+            return None
+        return sorted((p for p in self.found if p.devices <= limit), key=lambda point: point.latency_s)
+
+
+def _best_within(points: list[FrontPoint], cap_s: float) -> FrontPoint | None:
+    """Return the first of some points, in order of latency, that keeps within a cap."""
+    return next((point for point in points if point.bottleneck_s <= cap_s), None)
 
 
 def _point(session: Session, path: ClassPath) -> FrontPoint:
