@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions
 from gpuplan.cli.output import Output, check_writable, to_json, write_text
-from gpuplan.errors import InputError, UsageError
+from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gpuplan.cli.batch_options import BatchOptions
-    from gpuplan.plans.verify.findings import Verification
     from gpuplan.solvers.batching.compare import BatchingRow
 
 PROBLEM = "gpuplan/batching-problem"
-SOLUTION = "gpuplan/batching-solution"
-PLAN = "gpuplan/batch-plan"
-_SCHEMA = re.compile(rb"""["']?\bschema["']?\s*:\s*["']?(gpuplan/[a-z-]+)/""")
 
 
 def kind_of(path: str) -> str:
     """Return the kind a file says it is (``gpuplan/batch-plan``), "" when it does not say or cannot be read."""
-    from gpuplan.plans.batch_parquet import is_parquet
-    from gpuplan.profiles.problems.documents import read_document
+    from gpuplan.plans.kinds import document_kind
 
-    if is_parquet(path):
-        return PLAN
-    # Most files name one kind, and finding it in the text is much faster than reading the whole document twice.
-    try:
-        named = set(_SCHEMA.findall(Path(path).read_bytes()))
-    except (OSError, ValueError):
-        return ""
-    if len(named) == 1:
-        return str(named.pop().decode())
-    try:
-        document = read_document(path) if named else None
-    except InputError:
-        return ""
-    schema = document.get("schema") if isinstance(document, dict) else None
-    return schema.rpartition("/")[0] if isinstance(schema, str) else ""
+    return document_kind(path)
 
 
 def solve_file(path: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
@@ -82,21 +62,6 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
     line = certificate(run.result, "latency", what="solution", stopped=run.stopped)
     output.show(batches_table(problem, run.result.plan), "", line)
     return ExitCode.DONE
-
-
-def verify_file(path: str, problem: str | None) -> Verification | None:
-    """Verify a batch plan or a batching solution; None when the file is neither."""
-    from gpuplan.plans.verify.batching import verify_batch_plan, verify_batching_solution
-    from gpuplan.profiles.problems.batching_io import load_batching_problem
-
-    kind = kind_of(path)
-    if kind == PLAN:
-        return verify_batch_plan(path, None if problem is None else load_batching_problem(problem))
-    if problem is not None and kind_of(problem) == PROBLEM:
-        return verify_batching_solution(path, load_batching_problem(problem))
-    if kind == SOLUTION and problem is None:
-        raise UsageError(f"{path} is a solution: name the problem it answers with --problem PROBLEM")
-    return None
 
 
 def compare_requests(

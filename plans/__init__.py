@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpuplan.plans.export import Export, export_details, list_runtimes
 from gpuplan.plans.export import export as _export
+from gpuplan.plans.verification import verify_any as _verify
 from gpuplan.plans.verify import Finding, Verification, verify_solution
-from gpuplan.plans.verify import verify as _verify
 
 if TYPE_CHECKING:
     from gpuplan.plans.build import build_device_map
