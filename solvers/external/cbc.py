@@ -53,11 +53,13 @@ class Log:
         Proven lower bound, −inf where none was printed.
     optimal, infeasible
         Whether it ended with that proof.
+    cut
+        Whether it was interrupted or killed from outside.
     """
 
     def __init__(self) -> None:
         self.bound = -math.inf
-        self.optimal = self.infeasible = False
+        self.optimal = self.infeasible = self.cut = False
         self.last = ""
 
     def read(self, line: str) -> None:
@@ -154,7 +156,7 @@ def _run(
     try:
         while time.monotonic() < limit:
             if not asked and cancel is not None and cancel():
-                asked, limit = True, time.monotonic() + GRACE_S
+                asked, log.cut, limit = True, True, time.monotonic() + GRACE_S
                 process.send_signal(signal.SIGINT)
             with contextlib.suppress(queue.Empty):
                 line = lines.get(timeout=0.02)
@@ -164,6 +166,8 @@ def _run(
                 log.read(line)
                 if on_improvement is not None and log.bound > before:
                     on_improvement(None, log.bound)
+        else:
+            log.cut = True
     finally:
         process.kill()
         process.wait()
@@ -184,7 +188,7 @@ def _answer(model: LinearModel, log: Log, path: Path, names: dict[str, int]) -> 
         return LinearAnswer("infeasible", None, math.inf)
     x = _point(model, path, names)
     if x is None:
-        ended = log.optimal or "Result - " in log.last or math.isfinite(log.bound)
+        ended = log.cut or log.optimal or math.isfinite(log.bound)
         said = f"its last words were {log.last[:80]!r}" if log.last else "it printed nothing"
         note = "CBC found no solution within its limit" if ended else f"CBC ended without an answer: {said}"
         return LinearAnswer("no_solution" if ended else "failed", None, log.bound, note)

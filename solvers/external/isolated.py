@@ -16,8 +16,8 @@ from gpuplan.solvers.external.worker import Event, Reply, worker_for
 if TYPE_CHECKING:
     from gpuplan.solvers.external.child import Channel
 
-LinearEngine = Literal["highs", "cbc", "scip"]
-LIBRARIES: dict[str, str] = {"highs": "HiGHS", "cbc": "CBC", "scip": "SCIP"}
+LinearEngine = Literal["highs", "cbc"]
+LIBRARIES: dict[str, str] = {"highs": "HiGHS", "cbc": "CBC"}
 #: Part of the time that is kept for reading the answer back.
 READ_BACK_S = 0.02
 
@@ -55,7 +55,7 @@ def solve_isolated(
     Parameters
     ----------
     engine
-        ``highs``, ``cbc`` or ``scip``.
+        ``highs`` or ``cbc``.
     seconds
         Hard limit, the start of the process included; None: no limit.
     start
@@ -128,7 +128,7 @@ def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
             cancel=channel.stopped,
             on_improvement=channel.improved,
         )
-    else:
+    elif engine == "cbc":
         from gpuplan.solvers.external import cbc
 
         answer = cbc.solve(
@@ -140,5 +140,7 @@ def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
             cancel=channel.stopped,
             on_improvement=channel.improved,
         )
+    else:
+        raise SolverUnavailableError(f"expected one of the engines {', '.join(LIBRARIES)}, got {engine!r}")
     x = None if answer.x is None else [float(value) for value in answer.x]
     return {"status": answer.status, "x": x, "bound": answer.bound, "note": answer.note}

@@ -43,7 +43,7 @@ from gpuplan.solvers.result import Report, Result
 
 Engine = LinearEngine
 #: Modules an engine needs.
-MODULES: dict[str, tuple[str, ...]] = {"highs": ("scipy",), "cbc": ("pulp",), "scip": ("ortools",)}
+MODULES: dict[str, tuple[str, ...]] = {"highs": ("scipy",), "cbc": ("pulp",)}
 
 
 def available(engine: Engine) -> bool:

@@ -43,7 +43,7 @@ def test_all_solvers_answer_and_are_verified(brute_force: ModuleType, instances:
 def test_random_problems_hold_up(objective: str, brute_force: ModuleType, instances: ModuleType) -> None:
     """Every objective: whatever has a plan is verified, whatever is proven is the optimum."""
     for problem in instances.random_problems(
-        8, first_seed=700, devices=(3, 4), layers=(5, 6), objective=objective, plain=True
+        3, first_seed=700, devices=(3, 4), layers=(5, 6), objective=objective, plain=True
     ):
         if objective == "kv-capacity" and not problem.kv_bytes_per_token.any():
             continue
@@ -80,7 +80,7 @@ def test_refused_methods_are_rows_with_the_reason(monkeypatch: pytest.MonkeyPatc
     installed = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ortools" else installed(name))
     (row,) = compare(instances.make_problem(np.ones((2, 4)), 1, 10), ["cp-sat"])
-    assert row.status == "refused"
+    assert row.status == "missing"
     assert "pip install ortools" in row.note
 
 
