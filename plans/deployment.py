@@ -29,7 +29,7 @@ class ReplicaMetrics(Metrics):
 
     ``token_interval_s = max(M·bottleneck, TPOT)``, ``slowest_prefill_s = max_k(prefill_k + its hop)`` and the
     requests/s it can serve, ``M·b / (TTFT + (M − 1)·slowest_prefill + (o − 1)·token_interval)``.
-    """  # noqa: D205, D400 (the formulas are the sentence)
+    """  # noqa: D400 (the formulas are the sentence)
 
     slowest_prefill_s: float
     token_interval_s: float
@@ -187,7 +187,7 @@ class Deployment:
 def replica_inputs(inputs: Mapping[str, Any], name: str, point: WorkloadPoint) -> dict[str, Any]:
     """Return the inputs of one replica's device map out of a deployment's."""
     options = inputs["options"]
-    costs = next((entry["costs"] for entry in inputs["costs"] if name in entry["replicas"]), {})
+    costs: Mapping[str, Any] = next((entry["costs"] for entry in inputs["costs"] if name in entry["replicas"]), {})
     return {
         "model": inputs["model"],
         "topology": inputs["topology"],

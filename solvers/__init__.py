@@ -9,6 +9,7 @@ from gpuplan.solvers.limits import Budget, Limits, Progress
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
 if TYPE_CHECKING:
+    from gpuplan.solvers.deployment.solve import deploy
     from gpuplan.solvers.placement.compare import compare
     from gpuplan.solvers.registry import SolverEntry, find_solver, list_solvers
     from gpuplan.solvers.solving import pareto, solve
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "SolverEntry": "gpuplan.solvers.registry",
     "compare": "gpuplan.solvers.placement.compare",
+    "deploy": "gpuplan.solvers.deployment.solve",
     "find_solver": "gpuplan.solvers.registry",
     "list_solvers": "gpuplan.solvers.registry",
     "pareto": "gpuplan.solvers.solving",
@@ -32,6 +34,7 @@ __all__ = [
     "Status",
     "Value",
     "compare",
+    "deploy",
     "find_solver",
     "list_solvers",
     "pareto",

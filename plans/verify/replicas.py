@@ -32,9 +32,7 @@ class PlacedLedger(Ledger):
 def replica_document(document: Mapping[str, Any], i: int) -> dict[str, Any]:
     """Return replica `i` in the words of a device map: stages, workload, metrics, inputs."""
     replica, asked = document["replicas"][i], document["inputs"]["workload"]
-    point = WorkloadPoint(
-        replica["batch"], asked["prompt_tokens"], asked["output_tokens"], replica["micro_batches"]
-    )
+    point = WorkloadPoint(replica["batch"], asked["prompt_tokens"], asked["output_tokens"], replica["micro_batches"])
     inputs = replica_inputs(document["inputs"], replica["name"], point)
     return {
         "stages": replica["stages"],

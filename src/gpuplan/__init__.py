@@ -22,14 +22,19 @@ from gpuplan.errors import (
 
 if TYPE_CHECKING:
     from gpuplan.plans import DeviceMap, export, load_plan, save_plan, verify
+    from gpuplan.plans.deployment import Deployment
+    from gpuplan.plans.deployment_io import load_deployment, save_deployment
     from gpuplan.profiles import AnalyticCosts, ModelProfile, PlacementProblem, Workload, load_model, load_problem
-    from gpuplan.solvers import Result, compare, pareto, solve
+    from gpuplan.profiles.problems.deployment import DeploymentProblem
+    from gpuplan.solvers import Result, compare, deploy, pareto, solve
     from gpuplan.topology import Topology, load_topology
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AnalyticCosts": "gpuplan.profiles",
+    "Deployment": "gpuplan.plans.deployment",
+    "DeploymentProblem": "gpuplan.profiles.problems.deployment",
     "DeviceMap": "gpuplan.plans",
     "ModelProfile": "gpuplan.profiles",
     "PlacementProblem": "gpuplan.profiles",
@@ -37,12 +42,15 @@ _HOMES = {
     "Topology": "gpuplan.topology",
     "Workload": "gpuplan.profiles",
     "compare": "gpuplan.solvers",
+    "deploy": "gpuplan.solvers",
     "export": "gpuplan.plans",
+    "load_deployment": "gpuplan.plans.deployment_io",
     "load_model": "gpuplan.profiles",
     "load_plan": "gpuplan.plans",
     "load_problem": "gpuplan.profiles",
     "load_topology": "gpuplan.topology",
     "pareto": "gpuplan.solvers",
+    "save_deployment": "gpuplan.plans.deployment_io",
     "save_plan": "gpuplan.plans",
     "solve": "gpuplan.solvers",
     "verify": "gpuplan.plans",
@@ -50,6 +58,8 @@ _HOMES = {
 
 __all__ = [
     "AnalyticCosts",
+    "Deployment",
+    "DeploymentProblem",
     "DeviceMap",
     "GpuplanError",
     "InfeasibleError",
@@ -66,12 +76,15 @@ __all__ = [
     "Workload",
     "__version__",
     "compare",
+    "deploy",
     "export",
+    "load_deployment",
     "load_model",
     "load_plan",
     "load_problem",
     "load_topology",
     "pareto",
+    "save_deployment",
     "save_plan",
     "solve",
     "verify",

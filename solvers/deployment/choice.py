@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpuplan.solvers.deploy.columns import Column, Make, Resource, Vector, piece_devices
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.goal import Goal
-from gpuplan.solvers.deploy.master import Outcome, Programme, patterns, solve_programme
+from gpuplan.solvers.deployment.columns import Column, Make, Resource, Vector, piece_devices
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.master import Outcome, Programme, patterns, solve_programme
+from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
 
 #: Ways to cut one make of island at most.
 MOST_PATTERNS: Final = 1500
@@ -58,6 +59,8 @@ class Market:
 
     def choose(self) -> tuple[Outcome, list[Pick]]:
         """Return the outcome of the programme, and its replicas on devices of their own."""
+        if self.makes is None and self.handicap is None:
+            return self._choose_by_table()
         programme = Programme()
         for number, column in enumerate(self.columns):
             programme.column(self._net(number), 1.0 if column.kept is not None else float("inf"))
@@ -73,6 +76,32 @@ class Market:
         if outcome.counts is None:
             return outcome, []
         return outcome, self._picks(outcome.counts)
+
+    def _choose_by_table(self) -> tuple[Outcome, list[Pick]]:
+        """Pack classes by the table: exact, and without a linear solver."""
+        problem = self.goal.problem
+        counts = tuple(map(len, self.fleet.classes))
+        shapes = [self._class_counts(column) for column in self.columns]
+        values = [column.replica.value for column in self.columns]
+        table = pack(counts, shapes, values, problem.max_replicas)
+        if problem.demand_rps is None:
+            state: int | None = most_worth(table, problem.max_devices)
+        else:
+            state = least_for(table, problem.demand_rps, self._class_weight, problem.max_devices)
+        if state is None:
+            return Outcome(None, None, infeasible=True), []
+        taken = table.shapes(state)
+        chosen = [taken.count(c) for c in range(len(self.columns))]
+        return Outcome(tuple(chosen), None), self._picks(chosen)
+
+    def _class_counts(self, column: Column) -> Vector:
+        return tuple(column.needs.get(("class", i, ()), 0) for i in range(len(self.fleet.classes)))
+
+    def _class_weight(self, vector: Vector) -> float:
+        kinds = [0] * len(self.fleet.kinds)
+        for members, count in zip(self.fleet.classes, vector, strict=True):
+            kinds[int(self.fleet.kind_of[members[0]])] += count
+        return self.goal.weight(kinds)
 
     def _net(self, number: int) -> float:
         worth = self.worths[number]

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuplan.solvers.deploy.ceilings import Ceiling, Ceilings, Counts
-from gpuplan.solvers.deploy.chain import QUICK, THOROUGH, Rate, rate_of, sweep
-from gpuplan.solvers.deploy.units import Group, Units
+from gpuplan.solvers.deployment.ceilings import Ceiling, Ceilings, Counts
+from gpuplan.solvers.deployment.chain import QUICK, THOROUGH, Rate, rate_of, sweep
+from gpuplan.solvers.deployment.units import Group, Units
 
 #: Blocks of like groups up to which every order of them is tried.
 MOST_ORDERED = 4
@@ -76,7 +76,7 @@ class Shaper:
         return Replica(groups, found.cuts, found.rate, value)
 
     def moved(self, replica: Replica, swap: Mapping[int, int]) -> Replica | None:
-        """Return `replica` on the devices that `swap` maps its own to; None where a link or an SLO does not allow it."""
+        """Return `replica` on the devices that `swap` maps its own to; None where links or SLOs forbid it."""
         groups = tuple(tuple(sorted(swap[d] for d in group)) for group in replica.groups)
         return self.as_cut(groups, replica.cuts, replica.rate.batch)
 

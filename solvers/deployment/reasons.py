@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from gpuplan.solvers.deploy.bounds import MOST_VECTORS, counts_of_kinds, packed
-from gpuplan.solvers.deploy.ceilings import Ceilings
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.goal import Goal
+from gpuplan.solvers.deployment.bounds import MOST_VECTORS, counts_of_kinds, packed
+from gpuplan.solvers.deployment.ceilings import Ceilings
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.limits import Budget
 from gpuplan.units import format_bytes, format_seconds
 

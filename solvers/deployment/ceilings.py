@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuplan.solvers.deploy.chain import THOROUGH, Slo, sweep
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.units import Units
+from gpuplan.solvers.deployment.chain import THOROUGH, Slo, sweep
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.units import Units
 
 Floats = NDArray[np.float64]
 Counts = tuple[int, ...]
@@ -131,9 +131,7 @@ class Ceilings:
         cycle = interval if self.tokens else ttft + (micro - 1) * slowest + fleet.steps * interval
         return micro * batch / (cycle * (1.0 - ROUNDING)) if cycle > 0.0 else math.inf
 
-    def _parts(
-        self, counts: Counts, degree: int, batch: int, groups: int
-    ) -> tuple[float, float, float, float] | None:
+    def _parts(self, counts: Counts, degree: int, batch: int, groups: int) -> tuple[float, float, float, float] | None:
         """Return bounds below TTFT, largest prefill stage, bottleneck and TPOT; None when the memory is too small."""
         fleet = self.fleet
         memory = fleet.memory(degree, batch)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.master import Programme
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.master import Programme
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,12 @@ class Goal:
         if self.problem.objective == "cost":
             return self.price([int(self.fleet.kind_of[device]) for device in devices])
         return value
+
+    def weight(self, counts: Sequence[int]) -> float:
+        """Return what devices count under a demand: their number, or their price; `counts` by kind."""
+        if self.problem.objective == "cost":
+            return self.price([kind for kind, count in enumerate(counts) for _ in range(count)])
+        return float(sum(counts))
 
     def price(self, kinds: Sequence[int]) -> float:
         """Return the price per hour of devices of these kinds."""

@@ -12,6 +12,7 @@ lower bound; where all units are alike Σ p_k is the same for every split and th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Sweep:
 
 def rate_of(chain: Chain, cuts: Sequence[int]) -> Rate:
     """Return what `chain` does when stage k holds layers ``cuts[k]..cuts[k+1]−1``."""
-    spans = list(zip(cuts[:-1], cuts[1:], strict=True))
+    spans = list(itertools.pairwise(cuts))
     prefill = [float(own[span]) for own, span in zip(chain.prefill_s, spans, strict=True)]
     decode = [float(own[span]) for own, span in zip(chain.decode_s, spans, strict=True)]
     ttft, tpot = math.fsum(prefill), math.fsum(decode)
@@ -128,7 +129,8 @@ def sweep(chain: Chain, slo: Slo, *, tokens: bool, caps: int = QUICK) -> Sweep:
         search.at_cap(cap)
         cap = search.next_cap(cap)
     lower = search.proven if cap is None else min(search.proven, search.tail(cap))
-    return Sweep(search.cuts, search.rate, min(max(lower, search.floor), search.best), first[0], search.least_interval(fastest[0]))
+    lower = min(max(lower, search.floor), search.best)
+    return Sweep(search.cuts, search.rate, lower, first[0], search.least_interval(fastest[0]))
 
 
 class _Search:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from gpuplan.errors import UsageError
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deploy.bounds import Bound, bound
-from gpuplan.solvers.deploy.ceilings import Ceilings
-from gpuplan.solvers.deploy.chain import Slo
-from gpuplan.solvers.deploy.choice import Market, Pick, with_handicap
-from gpuplan.solvers.deploy.columns import (
+from gpuplan.solvers.deployment.bounds import Bound, bound
+from gpuplan.solvers.deployment.ceilings import Ceilings
+from gpuplan.solvers.deployment.chain import Slo
+from gpuplan.solvers.deployment.choice import Market, Pick, with_handicap
+from gpuplan.solvers.deployment.columns import (
     MOST_VECTORS,
     Column,
     Make,
@@ -23,13 +23,13 @@ from gpuplan.solvers.deploy.columns import (
     island_makes,
     piece_columns,
 )
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.goal import Goal
-from gpuplan.solvers.deploy.links import Traffic, overloaded, throttled
-from gpuplan.solvers.deploy.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
-from gpuplan.solvers.deploy.reasons import beyond_demand, nowhere
-from gpuplan.solvers.deploy.replicas import Replica, Shaper
-from gpuplan.solvers.deploy.units import Units
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
+from gpuplan.solvers.deployment.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
+from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
+from gpuplan.solvers.deployment.replicas import Replica, Shaper
+from gpuplan.solvers.deployment.units import Units
 from gpuplan.solvers.limits import Budget, Limits, Progress
 from gpuplan.solvers.result import Report, Result, Status, relative_gap
 
@@ -200,9 +200,7 @@ class _Search:
         market = Market(self.fleet, goal, columns, makes, worths, time_limit_s=max(self.budget.remaining_s, 0.1))
         if self.current is None or not columns:
             return market
-        loads = [
-            0.0 if column.kept is not None else total_weights(self.fleet, column.replica) for column in columns
-        ]
+        loads = [0.0 if column.kept is not None else total_weights(self.fleet, column.replica) for column in columns]
         heaviest = max(loads)
         # Equal plans: the one that moves less. Too small a handicap to change what is best otherwise.
         least = 1e-7 * max(map(abs, worths)) / heaviest if heaviest > 0.0 else 0.0
@@ -267,9 +265,7 @@ class _Search:
         return Placed(tuple(replicas), kept, rates, self._objective(replicas, rates))
 
     def _objective(self, replicas: Sequence[Replica], rates: Sequence[float]) -> float:
-        worths = [
-            self.goal.worth(rate, replica.devices) for replica, rate in zip(replicas, rates, strict=True)
-        ]
+        worths = [self.goal.worth(rate, replica.devices) for replica, rate in zip(replicas, rates, strict=True)]
         return math.fsum(worths)
 
     def _slowed(self, placed: Placed) -> Placed:
@@ -350,13 +346,13 @@ class _Search:
         return Result(status, None, None, None, None, self._report(None), {}, reasons)
 
     def _any_replica(self) -> bool:
-        from gpuplan.solvers.deploy.bounds import counts_of_kinds
-        from gpuplan.solvers.deploy.columns import vectors
+        from gpuplan.solvers.deployment.bounds import counts_of_kinds
+        from gpuplan.solvers.deployment.columns import vectors
 
         return any(self.ceilings.best(vector) > 0.0 for vector in vectors(counts_of_kinds(self.fleet)))
 
     def _answer(self, placed: Placed, proven: Bound, decision: str) -> Result[Deployment]:
-        from gpuplan.solvers.deploy.answer import build
+        from gpuplan.solvers.deployment.answer import build
 
         limit, objective = proven.value, placed.objective
         status: Status = "feasible"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gpuplan.solvers.deploy.solve import deploy
+from gpuplan.solvers.deployment.solve import deploy
 
 __all__ = ["deploy"]

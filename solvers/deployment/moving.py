@@ -11,10 +11,10 @@ from fractions import Fraction
 from typing import Any
 
 from gpuplan.plans.deployment import Deployment
-from gpuplan.solvers.deploy.columns import Column, Make, Resource
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.replicas import Replica, Shaper
-from gpuplan.solvers.deploy.units import Group
+from gpuplan.solvers.deployment.columns import Column, Make, Resource
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.replicas import Replica, Shaper
+from gpuplan.solvers.deployment.units import Group
 
 #: Shares of layers by device name and layer.
 Resident = dict[tuple[str, int], list[tuple[Fraction, Fraction]]]
@@ -73,9 +73,7 @@ def total_weights(fleet: Fleet, replica: Replica) -> float:
     return sum(replica.degree * float(weights[stop] - weights[start]) for start, stop in spans)
 
 
-def kept_columns(
-    fleet: Fleet, shaper: Shaper, current: Deployment, makes: Sequence[Make] | None
-) -> list[Column]:
+def kept_columns(fleet: Fleet, shaper: Shaper, current: Deployment, makes: Sequence[Make] | None) -> list[Column]:
     """Return the current replicas that could go on where they are, each at the batch that now serves it best."""
     columns = []
     for number in range(len(current.replicas)):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.replicas import Replica, Shaper
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.limits import Budget
 
 #: Vectors of class counts up to which every one is a candidate.
@@ -69,7 +69,7 @@ def class_vectors(fleet: Fleet) -> int:
 
 def class_columns(fleet: Fleet, shaper: Shaper, budget: Budget) -> list[Column]:
     """Return the best replica of every vector of class counts."""
-    columns = []
+    columns: list[Column] = []
     limit = fleet.problem.max_devices or len(fleet.devices)
     for vector in sorted(vectors(tuple(map(len, fleet.classes))), key=sum):
         if budget.exhausted() or sum(vector) > limit:
@@ -107,7 +107,7 @@ def island_makes(fleet: Fleet) -> list[Make]:
 
 def piece_columns(fleet: Fleet, shaper: Shaper, makes: Sequence[Make], budget: Budget) -> list[Column]:
     """Return the best replica on each piece of an island, and on equal pieces of several islands."""
-    columns = []
+    columns: list[Column] = []
     for make in makes:
         for vector in pieces(make.whole):
             column = spanning(shaper, [make], [1], vector)
@@ -124,7 +124,7 @@ def piece_columns(fleet: Fleet, shaper: Shaper, makes: Sequence[Make], budget: B
 
 
 def _spanning_columns(fleet: Fleet, shaper: Shaper, make: Make, best: float, budget: Budget) -> list[Column]:
-    columns = []
+    columns: list[Column] = []
     limit = fleet.problem.max_devices or len(fleet.devices)
     for vector in pieces(make.whole):
         for count in range(2, min(len(make.copies), MOST_SPANNED) + 1):
@@ -142,11 +142,9 @@ def _spanning_columns(fleet: Fleet, shaper: Shaper, make: Make, best: float, bud
     return columns
 
 
-def _mixed_columns(
-    fleet: Fleet, shaper: Shaper, makes: Sequence[Make], best: float, budget: Budget
-) -> list[Column]:
+def _mixed_columns(fleet: Fleet, shaper: Shaper, makes: Sequence[Make], best: float, budget: Budget) -> list[Column]:
     """Return replicas over whole islands of two makes, few of each."""
-    columns = []
+    columns: list[Column] = []
     for a, b in itertools.combinations(makes, 2):
         for first, second in itertools.product(range(1, 4), repeat=2):
             if budget.exhausted():

@@ -178,7 +178,8 @@ class Fleet:
             weights, kv, saving = [whole.weights_bytes], [whole.kv_bytes], 0.0
         else:
             rows = [
-                stage_memory(model, l, l + 1, one, reserve_bytes=reserve, tensor_parallel=degree) for l in range(n)
+                stage_memory(model, row, row + 1, one, reserve_bytes=reserve, tensor_parallel=degree)
+                for row in range(n)
             ]
             weights, kv = [row.weights_bytes for row in rows], [row.kv_bytes for row in rows]
             whole = stage_memory(model, 0, n, one, reserve_bytes=reserve, tensor_parallel=degree)

@@ -62,7 +62,7 @@ def solve_programme(
         return Outcome((), 0.0) if fits else Outcome(None, None, infeasible=True)
     scale = SCALE / max(map(abs, programme.values)) if any(programme.values) else 1.0
     sign = -scale if maximise else scale
-    options: dict[str, Any] = {"mip_rel_gap": 0.0, "presolve": True}
+    options: Any = {"mip_rel_gap": 0.0, "presolve": True}
     if time_limit_s is not None and math.isfinite(time_limit_s):
         options["time_limit"] = max(time_limit_s, 0.01)
     found = milp(

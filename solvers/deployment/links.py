@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from gpuplan.plans.deployment import HopRoute, LinkLoad
 from gpuplan.profiles.collectives import rank_pairs
 from gpuplan.profiles.memory import TOKEN_BYTES
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.replicas import Replica
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.replicas import Replica
 from gpuplan.topology.routes import Route
 
 #: One direction of a link.
@@ -47,7 +48,7 @@ class Traffic:
         fleet, batch = self.fleet, replica.rate.batch
         work, largest = fleet.problem.workload, float(fleet.boundary.max())
         steps = 1.0 if self.tokens else float(work.decode_steps)
-        for k, (here, there) in enumerate(zip(replica.groups, replica.groups[1:], strict=False)):
+        for k, (here, there) in enumerate(itertools.pairwise(replica.groups)):
             own = float(fleet.boundary[replica.cuts[k + 1] - 1])
             for i, j in rank_pairs(len(here), len(there)):
                 if not self.tokens:
@@ -88,7 +89,7 @@ def overloaded(traffic: Traffic, replicas: Sequence[Replica], rates: Sequence[fl
 
 
 def throttled(traffic: Traffic, replicas: Sequence[Replica], rates: Sequence[float]) -> list[float]:
-    """Return rates of at most `rates` that no link is overdrawn by, their sum as large as can be (a linear programme)."""
+    """Return rates of at most `rates` that no link is overdrawn by, their sum the largest possible (an LP)."""
     from scipy.optimize import linprog
 
     usage = [traffic.of(replica) for replica in replicas]
@@ -100,6 +101,8 @@ def throttled(traffic: Traffic, replicas: Sequence[Replica], rates: Sequence[flo
     if not shares:
         return list(rates)
     found = linprog([-rate for rate in rates], A_ub=shares, b_ub=[1.0] * len(shares), bounds=[(0.0, 1.0)] * len(rates))
+    if found.x is None:  # all rates 0 is a solution, so HiGHS itself has failed
+        return [0.0] * len(rates)
     kept = [min(max(float(x), 0.0), 1.0) for x in found.x]
     worst = max(sum(a * x for a, x in zip(row, kept, strict=True)) for row in shares)
     scale = min(1.0, 1.0 / worst) if worst > 0.0 else 1.0  # rounding must not overdraw a link
@@ -107,4 +110,4 @@ def throttled(traffic: Traffic, replicas: Sequence[Replica], rates: Sequence[flo
 
 
 def _edges(components: Sequence[str]) -> list[Edge]:
-    return list(zip(components, components[1:], strict=False))
+    return list(itertools.pairwise(components))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from gpuplan.profiles.collectives import GroupLink, rank_pairs
 from gpuplan.profiles.memory import TOKEN_BYTES
-from gpuplan.solvers.deploy.chain import Chain
-from gpuplan.solvers.deploy.fleet import Fleet, GroupTimes
+from gpuplan.solvers.deployment.chain import Chain
+from gpuplan.solvers.deployment.fleet import Fleet, GroupTimes
 from gpuplan.topology.routes import RouteTable
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,7 @@ class Units:
     def stage(
         self, times: GroupTimes, available: float, degree: int, batch: int, micro: int, *, whole: bool
     ) -> tuple[Floats, Floats]:
-        """Return prefill and decode seconds of layers i..j−1 on a group, shape (n+1, n+1); inf where they do not fit."""
+        """Return prefill and decode seconds of layers i..j−1 on a group, (n+1, n+1); inf where they do not fit."""
         key = (id(times), available, degree, batch, micro, whole)
         if key not in self._stages:
             if len(self._stages) >= MOST_KEPT:  # both at once: the second is keyed by what the first keeps alive
@@ -86,7 +87,7 @@ class Units:
         fleet = self.fleet
         tables, prompt = fleet.hops(batch), fleet.problem.workload.prompt_tokens
         found: list[tuple[Floats | float, Floats | float]] = []
-        for here, there in zip(groups, groups[1:], strict=False):
+        for here, there in itertools.pairwise(groups):
             prefill = self.transfer(tables.prefill, here, there, batch * prompt * fleet.boundary)
             decode = self.transfer(tables.decode, here, there, batch * fleet.boundary)
             if not (np.isfinite(prefill).all() and np.isfinite(decode).all()):
@@ -113,7 +114,8 @@ class Units:
         }
         if any(math.isinf(latency) or math.isinf(slowness) for latency, slowness in numbers):
             return np.full(len(messages), np.inf)
-        return np.max([latency + slowness * messages for latency, slowness in sorted(numbers)], axis=0)
+        times: Floats = np.max([latency + slowness * messages for latency, slowness in sorted(numbers)], axis=0)
+        return times
 
     def _shift(self, stage: Floats, hop: Floats | float) -> Floats:
         """Return a stage's seconds with the hop behind it; equal ones are one matrix."""
@@ -208,7 +210,8 @@ def _least_transfers(table: RouteTable, allowed: NDArray[np.bool_], messages: Fl
     if not finite.any():
         return np.full(len(messages), np.inf)
     numbers = np.unique(np.stack([latency[finite], slowness[finite]], axis=1), axis=0)
-    return np.min(numbers[:, :1] + numbers[:, 1:] * messages[None, :], axis=0)
+    times: Floats = np.min(numbers[:, :1] + numbers[:, 1:] * messages[None, :], axis=0)
+    return times
 
 
 def _differences(prefix: Floats) -> Floats:

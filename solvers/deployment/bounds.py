@@ -1,8 +1,8 @@
 """Bounds on any deployment: what no choice of replicas can reach.
 
-*Ceilings*: every vector of device counts by kind is a column worth its ceiling (see `ceilings`), and an integer
-programme packs them into the devices there are, whatever host they are in. Each ceiling in the answer is sharpened
-until none is left to sharpen. *Fluid*, where there are too many vectors: every layer of every request runs somewhere,
+*Ceilings*: every vector of device counts by kind is a column worth its ceiling (see `ceilings`), and a table
+packs them into the devices there are, whatever host they are in. Each ceiling in the answer is sharpened until none
+is left to sharpen. *Fluid*, where there are too many vectors: every layer of every request runs somewhere,
 
     Σ_i x_li = R for each layer l,   Σ_l e_li·x_li ≤ devices of kind i
 
@@ -19,18 +19,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuplan.solvers.deploy.ceilings import Ceilings, Counts
-from gpuplan.solvers.deploy.columns import vectors
-from gpuplan.solvers.deploy.fleet import Fleet
-from gpuplan.solvers.deploy.goal import Goal
-from gpuplan.solvers.deploy.master import Outcome, Programme, solve_programme
+from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
+from gpuplan.solvers.deployment.columns import vectors
+from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.master import Programme, solve_programme
+from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
 from gpuplan.solvers.limits import Budget
 
 Floats = NDArray[np.float64]
 #: Vectors of counts by kind up to which each gets a ceiling.
 MOST_VECTORS: Final = 3000
-#: Rounding of a solver's bound, relatively.
-SLACK: Final = 1e-10
+#: Rounding of a sum, relatively.
+SLACK: Final = 1e-12
 #: Rounds of sharpening at most.
 ROUNDS: Final = 200
 
@@ -57,30 +58,23 @@ def bound(fleet: Fleet, ceilings: Ceilings, goal: Goal, incumbent: float | None,
     return packed(ceilings, goal, counts, incumbent, budget)
 
 
-def packed(
-    ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget
-) -> Bound:
+def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:
     """Return the bound of packing ceilings into the devices."""
-    most = goal.problem.max_devices or sum(counts)
-    shapes = [vector for vector in vectors(counts) if sum(vector) <= most and ceilings.best(vector) > 0.0]
-    value: float | None = None
+    shapes = [vector for vector in vectors(counts) if ceilings.best(vector) > 0.0]
     kind = "packing of ceilings per device counts"
+    value: float | None = None
     for _ in range(ROUNDS):
-        outcome, used = _pack(shapes, ceilings, goal, counts, budget)
-        if outcome.infeasible:
+        found = _pack(shapes, ceilings, goal, counts)
+        if found is None:
             return Bound(None, kind, infeasible=True)
-        if outcome.bound is not None:
-            slack = 1 + SLACK if goal.maximised else 1 - SLACK
-            value = _tighter(goal, value, outcome.bound * slack)
-        met = value is not None and incumbent is not None and not goal.better(value, incumbent * _nearly(goal))
+        value, used = found
+        met = incumbent is not None and not goal.better(value, incumbent * _nearly(goal))
         if met or budget.exhausted():
             break
         sharpened = [ceilings.refine(vector) for vector in used]
         if not any(sharpened):
             break
         shapes = [vector for vector in shapes if ceilings.best(vector) > 0.0]
-    if value is not None and goal.problem.objective == "devices":
-        value = float(math.ceil(value - 1e-6))
     return Bound(value, kind)
 
 
@@ -88,33 +82,24 @@ def _nearly(goal: Goal) -> float:
     return 1 + 1e-9 if goal.maximised else 1 - 1e-9
 
 
-def _tighter(goal: Goal, old: float | None, new: float) -> float:
-    if old is None:
-        return new
-    return min(old, new) if goal.maximised else max(old, new)
-
-
 def _pack(
-    shapes: Sequence[Counts], ceilings: Ceilings, goal: Goal, counts: Counts, budget: Budget
-) -> tuple[Outcome, list[Counts]]:
-    """Return the outcome of packing, and the vectors in it."""
-    programme = Programme()
-    rates = [ceilings.best(vector) for vector in shapes]
-    for vector, rate in zip(shapes, rates, strict=True):
-        kinds = [kind for kind, count in enumerate(vector) for _ in range(count)]
-        worth = {"devices": float(sum(vector)), "cost": goal.price(kinds)}.get(goal.problem.objective, rate)
-        programme.column(worth, float(min(have // take for have, take in zip(counts, vector, strict=True) if take)))
-    for kind, count in enumerate(counts):
-        uses = {c: float(vector[kind]) for c, vector in enumerate(shapes) if vector[kind]}
-        if uses:
-            programme.row(uses, float(count))
-    goal.limit(programme, [sum(vector) for vector in shapes], rates)
-    remaining = budget.remaining_s
-    outcome = solve_programme(
-        programme, maximise=goal.maximised, time_limit_s=remaining if math.isfinite(remaining) else None
-    )
-    used = [shapes[c] for c, count in enumerate(outcome.counts or ()) if count]
-    return outcome, used
+    shapes: Sequence[Counts], ceilings: Ceilings, goal: Goal, counts: Counts
+) -> tuple[float, list[Counts]] | None:
+    """Return the bound and the vectors it is made of; None when no packing serves anything, or the demand."""
+    problem = goal.problem
+    table = pack(counts, shapes, [ceilings.best(vector) for vector in shapes], problem.max_replicas)
+    if problem.demand_rps is None:
+        state = most_worth(table, problem.max_devices)
+        if table.values[state] <= 0.0:
+            return None
+        value = float(table.values[state]) * (1 + SLACK)
+    else:
+        found = least_for(table, problem.demand_rps * (1 - SLACK), goal.weight, problem.max_devices)
+        if found is None:
+            return None
+        state = found
+        value = goal.weight(tuple(table.states[state].tolist()))
+    return value, sorted({shapes[shape] for shape in table.shapes(state)})
 
 
 def fluid(fleet: Fleet, ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
