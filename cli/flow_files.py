@@ -28,7 +28,7 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
     from gpuplan.cli.certificate import certificate
     from gpuplan.cli.solving import show_notes, write_stats
     from gpuplan.plans.flow_solution import flow_solution_to_dict
-    from gpuplan.profiles.problems.flow_io import flow_to_dict, load_flow_problem
+    from gpuplan.profiles.problems.flow_io import load_flow_problem
 
     output = Output(data=output_path is None or form == "json")
     for target in (output_path, search.stats, search.write_model):
@@ -37,7 +37,7 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
         raise UsageError("--warm-start: flow problems take none")
     problem = load_flow_problem(path)
     if search.write_model is not None:
-        write_text(search.write_model, to_json(flow_to_dict(problem)))
+        _write_model(problem, search.write_model)
     run = _run(problem, search)
     show_notes(run, output)
     write_stats(search.stats, run, "solve")
@@ -51,6 +51,21 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
     line = certificate(run.result, "flow", what="placement", stopped=run.stopped)
     output.show(placement_table(problem, run.result.plan), "", line)
     return ExitCode.DONE
+
+
+def _write_model(problem: FlowProblem, path: str) -> None:
+    """Write a problem as `gpuplan/flow-problem/1` (.json) or as the published mixed-integer model (.lp, .mps)."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".json":
+        from gpuplan.profiles.problems.flow_io import flow_to_dict
+
+        write_text(path, to_json(flow_to_dict(problem)))
+    elif suffix in (".lp", ".mps"):
+        from gpuplan.solvers.flow.milp import write_model
+
+        write_model(problem, path)
+    else:
+        raise UsageError(f"--write-model: expected a file ending in .json, .lp or .mps, got {path!r}")
 
 
 def _run(problem: FlowProblem, search: SearchOptions) -> Search:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpuplan.solvers.flow.registry import list_flow_solvers
 from gpuplan.solvers.flow.search import FLOW_SOLVERS, solve_flow
 
-__all__ = ["FLOW_SOLVERS", "solve_flow"]
+__all__ = ["FLOW_SOLVERS", "list_flow_solvers", "solve_flow"]

@@ -1,7 +1,7 @@
-"""The compiled kernels of `anneal.py`: a maximum flow by Dinic's algorithm, and annealing around it.
+"""The compiled kernels of `anneal.py`: cuts of a placement by regions and layers, moves, and annealing around them.
 
-Importing this module imports numba; import it inside functions only. Vertices: 2i and 2i+1 are where node i takes and
-passes tokens, 2n the source, 2n+1 the sink. Arc x and its reverse x^1 are neighbours.
+Importing this module imports numba; import it inside functions only. Loops stand where NumPy would take a slice: numba
+compiles an assignment to a slice for seconds, a loop in milliseconds.
 """
 
 # Kernels work on scalars and arrays, so their signatures are long and their types are numba's.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-#: Arcs narrower than this share of the throughput of all nodes are full.
-THIN = 1e-13
+from gpuplan.solvers.flow.flow_kernels import flow_of, flow_space
+
 #: Weight of the shortage of a layer against that of the flow.
 COVER_WEIGHT = 0.3
 #: The target rises by this share when it is reached.
@@ -21,134 +21,85 @@ RAISE = 1e-4
 
 
 @njit(cache=True, nogil=True)
-def _link(arcs, head, following, to, room, tail, target, capacity):
-    """Add an arc and its reverse; return the number of arcs."""
-    to[arcs] = target
-    room[arcs] = capacity
-    following[arcs] = head[tail]
-    head[tail] = arcs
-    to[arcs + 1] = tail
-    room[arcs + 1] = 0.0
-    following[arcs + 1] = head[target]
-    head[target] = arcs + 1
-    return arcs + 2
+def copy_into(old, new):
+    """Copy the entries of a vector."""
+    for i in range(len(old)):
+        new[i] = old[i]
 
 
 @njit(cache=True, nogil=True)
-def _build(num_layers, table, kinds, links, source, sink, start, length, head, following, to, room):
-    """Lay out the network of a placement; return its throughput, for scale."""
-    nodes = len(kinds)
-    head[:] = -1
-    arcs = 0
-    total = 0.0
-    for i in range(nodes):
-        if length[i] == 0:
+def cover(covered, region, amount, start, stop):
+    """Add an amount to the coverage of some layers by a region."""
+    for layer in range(start, stop):
+        covered[layer, region] += amount
+
+
+@njit(cache=True, nogil=True)
+def crossings(x, table, kinds, region, links, start, length, holding, room, cross):
+    """Write what may leave every set of regions at boundary x, by the links of nodes that stop there.
+
+    cross[x, P] = Σ over nodes i of P that stop at x of min(T_i, Σ links from i to holders of layer x outside P); sets
+    are bit masks.
+    """
+    sets, layers = cross.shape[1], len(cross) - 1
+    for chosen in range(sets):
+        cross[x, chosen] = 0.0
+    if x == 0 or x == layers or sets == 2:
+        return
+    held = 0
+    for j in range(len(kinds)):
+        if start[j] <= x < start[j] + length[j]:
+            holding[held] = j
+            held += 1
+    for i in range(len(kinds)):
+        if length[i] == 0 or start[i] + length[i] != x:
             continue
+        for r in range(len(room)):
+            room[r] = 0.0
+        for h in range(held):
+            room[region[holding[h]]] += links[i, holding[h]]
         most = table[kinds[i], length[i]]
-        total += most
-        arcs = _link(arcs, head, following, to, room, 2 * i, 2 * i + 1, most)
-        stop = start[i] + length[i]
-        if start[i] == 0 and source[i] > 0.0:
-            arcs = _link(arcs, head, following, to, room, 2 * nodes, 2 * i, source[i])
-        if stop == num_layers:
-            if sink[i] > 0.0:
-                arcs = _link(arcs, head, following, to, room, 2 * i + 1, 2 * nodes + 1, sink[i])
-            continue
-        for j in range(nodes):
-            if length[j] > 0 and start[j] <= stop and stop < start[j] + length[j] and links[i, j] > 0.0:
-                arcs = _link(arcs, head, following, to, room, 2 * i + 1, 2 * j, links[i, j])
-    return total
+        for chosen in range(sets):
+            if chosen >> region[i] & 1:
+                over = 0.0
+                for r in range(len(room)):
+                    if not chosen >> r & 1:
+                        over += room[r]
+                cross[x, chosen] += min(most, over)
 
 
 @njit(cache=True, nogil=True)
-def _levels(head, following, to, room, level, queue, origin, goal, thin):
-    """Give vertices their distance from the origin; return whether the goal is in reach."""
-    level[:] = -1
-    level[origin] = 0
-    queue[0] = origin
-    first = 0
-    last = 1
-    while first < last:
-        vertex = queue[first]
-        first += 1
-        arc = head[vertex]
-        while arc >= 0:
-            other = to[arc]
-            if room[arc] > thin and level[other] < 0:
-                level[other] = level[vertex] + 1
-                queue[last] = other
-                last += 1
-            arc = following[arc]
-    return level[goal] >= 0
+def cheapest_cuts(covered, cross, behind, cuts):
+    """Write to `cuts` the cheapest cut that ends at each layer, among cuts by regions and layers; return the least.
+
+    Tokens at position x in region r go on to x+1 through the nodes of r that hold layer x, or change region at x. A
+    cut is a set P_x of regions at every position, from all to none: it pays covered[x, r] for r in P_x but not in
+    P_x+1, and cross[x, P_x]. `behind[P]` is the least cost so far with P at this position; with all regions it is 0.
+    """
+    layers, regions = covered.shape
+    sets = len(behind)
+    for chosen in range(sets):
+        behind[chosen] = np.inf
+    least = np.inf
+    for x in range(layers):
+        behind[sets - 1] = 0.0
+        behind[0] = np.inf
+        for r in range(regions):
+            bit = 1 << r
+            for chosen in range(sets):
+                if chosen & bit:
+                    without, within = behind[chosen ^ bit], behind[chosen]
+                    behind[chosen ^ bit] = min(without, within + covered[x, r])
+                    behind[chosen] = min(without, within)
+        cuts[x] = behind[0]
+        least = min(least, cuts[x])
+        for chosen in range(1, sets - 1):
+            behind[chosen] += cross[x + 1, chosen]
+    return least
 
 
 @njit(cache=True, nogil=True)
-def _block(head, following, to, room, level, cursor, path, origin, goal, thin):
-    """Push a blocking flow along the levels; return its value."""
-    cursor[:] = head
-    pushed = 0.0
-    depth = 0
-    vertex = origin
-    while True:
-        if vertex == goal:
-            width = np.inf
-            for d in range(depth):
-                width = min(width, room[path[d]])
-            cut = 0
-            for d in range(depth - 1, -1, -1):
-                room[path[d]] -= width
-                room[path[d] ^ 1] += width
-                if room[path[d]] <= thin:
-                    cut = d
-            pushed += width
-            # Go on from where the path broke, not from the source.
-            depth = cut
-            vertex = to[path[cut] ^ 1]
-            continue
-        arc = cursor[vertex]
-        while arc >= 0 and not (room[arc] > thin and level[to[arc]] == level[vertex] + 1):
-            arc = following[arc]
-        cursor[vertex] = arc
-        if arc >= 0:
-            path[depth] = arc
-            depth += 1
-            vertex = to[arc]
-        elif depth == 0:
-            return pushed
-        else:
-            depth -= 1
-            vertex = to[path[depth] ^ 1]
-            cursor[vertex] = following[path[depth]]
-
-
-@njit(cache=True, nogil=True)
-def _flow(
-    num_layers, table, kinds, links, source, sink, start, length, head, following, to, room, level, cursor, queue, path
-):
-    total = _build(num_layers, table, kinds, links, source, sink, start, length, head, following, to, room)
-    nodes = len(kinds)
-    thin = THIN * total
-    value = 0.0
-    while _levels(head, following, to, room, level, queue, 2 * nodes, 2 * nodes + 1, thin):
-        value += _block(head, following, to, room, level, cursor, path, 2 * nodes, 2 * nodes + 1, thin)
-    return value
-
-
-@njit(cache=True, nogil=True)
-def flow(num_layers, table, kinds, links, source, sink, start, length):
-    """Return the maximum flow of a placement."""
-    vertices = 2 * len(kinds) + 2
-    arcs = 2 * (len(kinds) * len(kinds) + 3 * len(kinds)) + 4
-    return _flow(
-        num_layers, table, kinds, links, source, sink, start, length,
-        np.empty(vertices, np.int64), np.empty(arcs, np.int64), np.empty(arcs, np.int64), np.empty(arcs),
-        np.empty(vertices, np.int64), np.empty(vertices, np.int64), np.empty(vertices, np.int64),
-        np.empty(vertices, np.int64),
-    )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)
-def _propose(num_layers, most, kinds, start, length, swaps, move):
+def propose(num_layers, most, kinds, start, length, swaps, move):
     """Draw a move into `move` = (i, start, length, j, start, length), j = −1 for none; return whether it is legal."""
     nodes = len(kinds)
     i = np.random.randint(nodes)
@@ -177,31 +128,48 @@ def _propose(num_layers, most, kinds, start, length, swaps, move):
         move[2] = np.random.randint(1, most[kinds[i]] + 1) if most[kinds[i]] > 0 else 0
         move[1] = start[j] + length[j] if np.random.random() < 0.5 else start[j] - move[2]
         move[1] = min(max(move[1], 0), num_layers - move[2])
-    elif draw < 0.86:  # trade places with a node of another kind
-        j = np.random.randint(nodes)
-        if j == i or kinds[j] == kinds[i]:
+    elif draw < 0.86:
+        if not trade(num_layers, most, kinds, start, length, move):
             return False
-        move[3], move[1], move[4], move[2], move[5] = j, start[j], start[i], length[i], length[j]
-        if np.random.random() < 0.5:
-            move[2], move[5] = min(length[j], most[kinds[i]]), min(length[i], most[kinds[j]])
-        move[1] = min(move[1], num_layers - move[2])
-        move[4] = min(move[4], num_layers - move[5])
-    else:  # move a boundary that two nodes share
-        j = np.random.randint(nodes)
-        for _ in range(nodes):
-            if j != i and length[j] > 0 and start[j] == start[i] + length[i]:
-                break
-            j = (j + 1) % nodes
-        if j == i or start[j] != start[i] + length[i]:
-            return False
-        move[2] += step
-        move[3], move[4] = j, start[j] + step
-        move[5] = length[j] if np.random.random() < 0.3 else length[j] - step
-    return _legal(num_layers, most, kinds, move)
+    elif not push(kinds, start, length, move, step):
+        return False
+    return legal(num_layers, most, kinds, move)
 
 
 @njit(cache=True, nogil=True)
-def _legal(num_layers, most, kinds, move):
+def trade(num_layers, most, kinds, start, length, move):
+    """Let two nodes of different kinds trade places; return whether there are two."""
+    i, j = move[0], np.random.randint(len(kinds))
+    if j == i or kinds[j] == kinds[i]:
+        return False
+    move[3], move[1], move[4], move[2], move[5] = j, start[j], start[i], length[i], length[j]
+    if np.random.random() < 0.5:
+        move[2], move[5] = min(length[j], most[kinds[i]]), min(length[i], most[kinds[j]])
+    move[1] = min(move[1], num_layers - move[2])
+    move[4] = min(move[4], num_layers - move[5])
+    return True
+
+
+@njit(cache=True, nogil=True)
+def push(kinds, start, length, move, step):
+    """Move a boundary that two nodes share; return whether there is one."""
+    i, nodes = move[0], len(kinds)
+    j = np.random.randint(nodes)
+    for _ in range(nodes):
+        if j != i and length[j] > 0 and start[j] == start[i] + length[i]:
+            break
+        j = (j + 1) % nodes
+    if j == i or start[j] != start[i] + length[i]:
+        return False
+    move[2] += step
+    move[3], move[4] = j, start[j] + step
+    move[5] = length[j] if np.random.random() < 0.3 else length[j] - step
+    return True
+
+
+@njit(cache=True, nogil=True)
+def legal(num_layers, most, kinds, move):
+    """Return whether the ranges of a move are within the model and their nodes."""
     if move[2] < 1 or move[2] > most[kinds[move[0]]] or move[1] < 0 or move[1] + move[2] > num_layers:
         return False
     if move[3] < 0:
@@ -210,82 +178,117 @@ def _legal(num_layers, most, kinds, move):
 
 
 @njit(cache=True, nogil=True)
-def _cover(coverage, table, kind, start, length, sign):
-    amount = sign * table[kind, length]
-    for layer in range(start, start + length):
-        coverage[layer] += amount
+def place(table, kinds, region, covered, start, length, i, first, count):
+    """Give node i another range, and the coverage with it."""
+    cover(covered, region[i], -table[kinds[i], length[i]], start[i], start[i] + length[i])
+    start[i], length[i] = first, count
+    cover(covered, region[i], table[kinds[i], count], first, first + count)
 
 
 @njit(cache=True, nogil=True)
-def _lack(coverage, target):
-    """Return the shortage of the layers, weighed, and the least coverage."""
+def mark(touched, start, length):
+    """Mark the boundaries that a range has a part in."""
+    if length > 0:
+        for x in range(start, start + length + 1):
+            touched[x] = True
+
+
+@njit(cache=True, nogil=True)
+def swap_in(table, kinds, region, covered, start, length, move, old, touched):
+    """Make a move; write how to undo it to `old`, and the boundaries it changes to `touched`."""
+    for x in range(len(touched)):
+        touched[x] = False
+    for part in range(0, 6, 3):
+        i, first, count = move[part], move[part + 1], move[part + 2]
+        old[part] = i
+        if i >= 0:
+            old[part + 1], old[part + 2] = start[i], length[i]
+            mark(touched, start[i], length[i])
+            mark(touched, first, count)
+            place(table, kinds, region, covered, start, length, i, first, count)
+
+
+@njit(cache=True, nogil=True)
+def recross(table, kinds, region, links, start, length, holding, room, touched, cross, saved):
+    """Find the crossings of touched boundaries anew, the old ones in `saved`."""
+    for x in range(len(cross)):
+        if touched[x]:
+            for chosen in range(cross.shape[1]):
+                saved[x, chosen] = cross[x, chosen]
+            crossings(x, table, kinds, region, links, start, length, holding, room, cross)
+
+
+@njit(cache=True, nogil=True)
+def restore(touched, cross, saved):
+    """Take back the crossings of touched boundaries."""
+    for x in range(len(cross)):
+        if touched[x]:
+            for chosen in range(cross.shape[1]):
+                cross[x, chosen] = saved[x, chosen]
+
+
+@njit(cache=True, nogil=True)
+def shortage(cuts, target):
+    """Return the weighed shortage of the layers."""
     short = 0.0
-    least = np.inf
-    for value in coverage:
+    for value in cuts:
         if value < target:
             short += target - value
-        least = min(least, value)
-    return COVER_WEIGHT * short, least
+    return COVER_WEIGHT * short
 
 
 @njit(cache=True, nogil=True)
-def anneal(num_layers, table, most, kinds, links, source, sink, start, length, target, moves, hot, cold, swaps, seed):
-    """Anneal from a placement towards a target flow; return the best flow, starts and lengths."""
+def anneal(
+    table, most, kinds, region, links, source, sink, covered, cross,
+    start, length, best_start, best_length, target, moves, hot, cold, swaps, rough, seed,
+):  # fmt: skip
+    """Anneal from a placement towards a target; return the best flow, its ranges in `best_start` and `best_length`.
+
+    `covered` comes as zeros, shape (L, regions), `cross` as any (L+1, 2^regions). With `rough` the least cut stands in
+    for the flow, which is computed only where that cut promises more than any before.
+    """
     np.random.seed(seed)
-    nodes = len(kinds)
-    vertices = 2 * nodes + 2
-    arcs = 2 * (nodes * nodes + 3 * nodes) + 4
-    head, level, cursor = np.empty(vertices, np.int64), np.empty(vertices, np.int64), np.empty(vertices, np.int64)
-    queue, path = np.empty(vertices, np.int64), np.empty(vertices, np.int64)
-    following, to, room = np.empty(arcs, np.int64), np.empty(arcs, np.int64), np.empty(arcs)
-    start, length = start.copy(), length.copy()
-    coverage = np.zeros(num_layers)
+    nodes, num_layers = len(kinds), len(covered)
+    arcs, vertices, numbers = flow_space(nodes)
+    holding, room, behind = np.empty(nodes, np.int64), np.empty(covered.shape[1]), np.empty(cross.shape[1])
+    cuts, saved = np.empty(num_layers), np.empty(cross.shape)
+    touched = np.ones(num_layers + 1, np.bool_)
+    move, old = np.zeros(6, np.int64), np.zeros(6, np.int64)
     for i in range(nodes):
-        _cover(coverage, table, kinds[i], start[i], length[i], 1.0)
-    value = _flow(
-        num_layers, table, kinds, links, source, sink, start, length,
-        head, following, to, room, level, cursor, queue, path,
-    )  # fmt: skip
-    best, best_start, best_length = value, start.copy(), length.copy()
+        cover(covered, region[i], table[kinds[i], length[i]], start[i], start[i] + length[i])
+    recross(table, kinds, region, links, start, length, holding, room, touched, cross, saved)
+    tried = cheapest_cuts(covered, cross, behind, cuts)
+    best = flow_of(num_layers, table, kinds, links, source, sink, start, length, arcs, vertices, numbers)
+    copy_into(start, best_start)
+    copy_into(length, best_length)
     target = max(target, best * (1.0 + 1e-6))
-    energy = _lack(coverage, target)[0] + max(0.0, target - value)
-    trial = np.empty(num_layers)
-    move = np.zeros(6, np.int64)
+    energy = shortage(cuts, target) + max(0.0, target - (tried if rough else best))
     for step in range(moves):
-        if not _propose(num_layers, most, kinds, start, length, swaps, move):
+        if not propose(num_layers, most, kinds, start, length, swaps, move):
             continue
-        i, j = move[0], move[3]
         limit = energy - target * hot * (cold / hot) ** (step / moves) * np.log(np.random.random() + 1e-300)
-        trial[:] = coverage
-        _cover(trial, table, kinds[i], start[i], length[i], -1.0)
-        _cover(trial, table, kinds[i], move[1], move[2], 1.0)
-        if j >= 0:
-            _cover(trial, table, kinds[j], start[j], length[j], -1.0)
-            _cover(trial, table, kinds[j], move[4], move[5], 1.0)
-        short, least = _lack(trial, target)
-        # No flow exceeds the least coverage, so this much energy is certain.
-        if short + max(0.0, target - least) > limit:
+        swap_in(table, kinds, region, covered, start, length, move, old, touched)
+        recross(table, kinds, region, links, start, length, holding, room, touched, cross, saved)
+        least = cheapest_cuts(covered, cross, behind, cuts)
+        short = shortage(cuts, target)
+        # No flow exceeds the least cut, so this much energy is certain.
+        accepted = short + max(0.0, target - least) <= limit
+        value = least
+        if accepted and (not rough or least > max(best, tried) * (1.0 + 1e-9)):
+            tried = max(tried, least)
+            flow = flow_of(num_layers, table, kinds, links, source, sink, start, length, arcs, vertices, numbers)
+            value = value if rough else flow
+            accepted = short + max(0.0, target - value) <= limit
+            if flow > best * (1.0 + 1e-9):
+                best = flow
+                copy_into(start, best_start)
+                copy_into(length, best_length)
+        if not accepted:
+            restore(touched, cross, saved)
+            swap_in(table, kinds, region, covered, start, length, old, move, touched)
             continue
-        old_i, old_length_i = start[i], length[i]
-        old_j, old_length_j = start[j], length[j]
-        start[i], length[i] = move[1], move[2]
-        if j >= 0:
-            start[j], length[j] = move[4], move[5]
-        flow_now = _flow(
-            num_layers, table, kinds, links, source, sink, start, length,
-            head, following, to, room, level, cursor, queue, path,
-        )  # fmt: skip
-        energy_now = short + max(0.0, target - flow_now)
-        if energy_now > limit:
-            if j >= 0:
-                start[j], length[j] = old_j, old_length_j
-            start[i], length[i] = old_i, old_length_i
-            continue
-        coverage[:] = trial
-        value, energy = flow_now, energy_now
-        if value > best * (1.0 + 1e-9):
-            best, best_start, best_length = value, start.copy(), length.copy()
-            if best >= target:
-                target = best * (1.0 + RAISE)
-                energy = _lack(coverage, target)[0] + target - value
-    return best, best_start, best_length
+        if value >= target:
+            target = value * (1.0 + RAISE)
+            short = shortage(cuts, target)
+        energy = short + max(0.0, target - value)
+    return best

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan.errors import SolverUnavailableError, UnsupportedError
+from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
 from gpuplan.plans.flow_solution import FlowSolution, NodeRange
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.solvers.flow.incumbent import Incumbent
@@ -40,18 +40,10 @@ PROVEN = 1e-6
 MOST_SWITCHES = 60_000
 
 
-def solve_milp(
-    incumbent: Incumbent, seed: int, write_model: str | os.PathLike[str] | None = None
-) -> Result[FlowSolution]:
+def solve_milp(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     """Solve the published model within the budget."""
     problem = incumbent.problem
-    if problem.max_hops is not None:
-        raise UnsupportedError("flow-milp cannot limit hops; use auto, or drop max_hops")
-    if np.count_nonzero(problem.link_tokens_per_s) > MOST_SWITCHES:
-        raise UnsupportedError(f"flow-milp handles up to {MOST_SWITCHES} links between nodes; use auto")
     model = build_model(problem)
-    if write_model is not None:
-        model.writeLP(os.fspath(write_model))
     values, bound = solve_model(model, incumbent.budget.remaining_s)
     if bound is not None:
         incumbent.lower_bound_to(max(bound, 0.0), "mixed-integer dual bound")
@@ -62,8 +54,33 @@ def solve_milp(
     return incumbent.result("flow-milp", seed)
 
 
+def write_model(problem: FlowProblem, path: str | os.PathLike[str]) -> None:
+    """Write the published model of a problem as ``.lp`` or ``.mps``.
+
+    Raises
+    ------
+    UsageError
+        For another suffix.
+    UnsupportedError
+        For a limit on hops, or more links than the model takes.
+    SolverUnavailableError
+        Without PuLP.
+    """
+    name = os.fspath(path)
+    if name.lower().endswith(".lp"):
+        build_model(problem).writeLP(name)
+    elif name.lower().endswith(".mps"):
+        build_model(problem).writeMPS(name)
+    else:
+        raise UsageError(f"expected a model file ending in .lp or .mps, got {name!r}")
+
+
 def build_model(problem: FlowProblem) -> pulp.LpProblem:
     """Return the published model of a problem."""
+    if problem.max_hops is not None:
+        raise UnsupportedError("flow-milp cannot limit hops; use auto, or drop max_hops")
+    if np.count_nonzero(problem.link_tokens_per_s) > MOST_SWITCHES:
+        raise UnsupportedError(f"flow-milp handles up to {MOST_SWITCHES} links between nodes; use auto")
     try:
         import pulp
     except ImportError:

@@ -16,20 +16,15 @@ from gpuplan.solvers.flow.baselines import BASELINES, run_baseline
 from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
+from gpuplan.solvers.flow.link_bounds import tightened
 from gpuplan.solvers.flow.regions import interleaved, links_bind, regions_of, search_regions
+from gpuplan.solvers.flow.registry import FLOW_ENTRIES
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
 #: Solvers by name, with what they are.
 FLOW_SOLVERS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "auto": "bounded: configuration bound, label search; where links bind regions and annealing",
-        "flow-milp": "bounded: the published mixed-integer model, solved by HiGHS",
-        "petals": "baseline: nodes join where the model is served worst",
-        "swarm": "baseline: equal stages, nodes dealt out to the weakest",
-        "separate-pipelines": "baseline: every kind of node serves on its own",
-        "homogeneous": "baseline: full nodes in pipelines, one kind after the other",
-    }
+    {entry.name: f"{entry.kind}: {entry.doc}" for entry in FLOW_ENTRIES}
 )
 #: Links of a problem that a search lays out at most; larger ones are refused.
 MOST_LINKS = 50_000_000
@@ -91,6 +86,10 @@ def solve_flow(
         from gpuplan.solvers.flow.milp import solve_milp
 
         return solve_milp(incumbent, seed)
+    tight = tightened(problem)
+    if tight is not problem:  # same flows, and bounds that know what the links of a node let through
+        incumbent = Incumbent(tight, instance_of(tight), budget, single_layers=incumbent.single_layers)
+        incumbent.notes.append("throughputs capped by what the links of a node carry")
     return _auto(incumbent, seed)
 
 

@@ -1,0 +1,147 @@
+"""Annealing on the real links: chains of short runs from planned placements, the best so far, and chance.
+
+Runs are short, so that the clock is looked at every few hundredths of a second; a chain links them, each run going on
+where the last ended, a little colder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.plans.flow_solution import NodeRange
+from gpuplan.profiles.problems.flow import IntArray
+from gpuplan.solvers.flow.anneal import Annealed, Arrays, Schedule, anneal
+from gpuplan.solvers.flow.incumbent import Incumbent
+
+#: Chains without gain before annealing ends, where no limit ends it.
+ROUNDS = 40
+#: Moves of a run of 24 nodes between two looks at the clock; fewer for more nodes.
+MOVES = 20_000
+#: Runs of a chain.
+LINKS_OF_CHAIN = 30
+#: Placements kept to start from again.
+ELITES = 4
+
+State = tuple[IntArray, IntArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """How a chain anneals: first temperature, share of swaps, target as a share of the bound, least cut for flow.
+
+    `lift` is how far above the incumbent the target may be, as a share of it.
+    """
+
+    hot: float
+    swaps: float
+    aim: float
+    rough: bool = False
+    lift: float = np.inf
+
+
+#: Heats of chains from planned placements, from the best so far, and from chance.
+FROM_PLANS = (Heat(0.1, 0.3, 0.97), Heat(0.02, 0.5, 1.0))
+FROM_BEST = (Heat(0.003, 0.3, 1.0), Heat(0.02, 0.3, 0.98), Heat(0.08, 0.3, 0.95), Heat(0.3, 0.2, 0.95))
+FROM_CHANCE = Heat(0.3, 0.2, 0.95)
+#: The same for many nodes, which little heat disorders beyond repair within any budget.
+MANY_NODES = 64
+FROM_PLANS_OF_MANY = (Heat(0.001, 0.3, 1.0, True, 0.02),)
+FROM_BEST_OF_MANY = (
+    Heat(0.001, 0.3, 1.0, False, 0.02),
+    Heat(0.001, 0.3, 1.0, True, 0.02),
+    Heat(0.0003, 0.3, 1.0, False, 0.03),
+    Heat(0.003, 0.3, 1.0, True, 0.04),
+)
+
+
+def polish(incumbent: Incumbent, arrays: Arrays, starts: Sequence[Sequence[NodeRange]], seed: int) -> None:
+    """Raise the incumbent by chains from every start, then from the best placements, now and then from chance."""
+    Polish(incumbent, arrays, seed).run(starts)
+
+
+class Polish:
+    """Chains of annealing with the best placements they met."""
+
+    def __init__(self, incumbent: Incumbent, arrays: Arrays, seed: int) -> None:
+        self.incumbent = incumbent
+        self.arrays = arrays
+        self.rng = np.random.default_rng(seed)
+        self.elites: list[tuple[float, State]] = []
+        many = len(arrays.kinds) > MANY_NODES
+        self.from_plans = FROM_PLANS_OF_MANY if many else FROM_PLANS
+        self.from_best = FROM_BEST_OF_MANY if many else FROM_BEST
+        self.from_chance = not many
+
+    def run(self, starts: Sequence[Sequence[NodeRange]]) -> None:
+        """Anneal until closed, out of budget, or without gain for long."""
+        for heat in self.from_plans:
+            for start in starts:
+                self._chain(self._state(start), heat)
+        stale = 0
+        while stale < ROUNDS and not self._over():
+            before = self.incumbent.value
+            turn = stale % 6
+            if (turn == 5 and self.from_chance) or not self.elites:
+                self._chain(self._random(), FROM_CHANCE)
+            else:
+                at = int(self.rng.integers(len(self.elites))) if turn % 2 else 0
+                heat = dataclasses.replace(self.from_best[turn % 4], swaps=float(self.rng.uniform(0.0, 0.6)))
+                self._chain(self.elites[at][1], heat)
+            stale = 0 if self.incumbent.value > before * (1.0 + 1e-6) else stale + 1
+
+    def _over(self) -> bool:
+        return self.incumbent.closed or self.incumbent.budget.exhausted()
+
+    def _chain(self, state: State, heat: Heat) -> None:
+        if self._over():
+            return
+        incumbent = self.incumbent
+        value, bound = incumbent.value, incumbent.bound
+        aim = min(heat.aim * bound, value * (1.0 + heat.lift) if value > 0.0 else np.inf)
+        target = max(aim, min(value * 1.002, bound))
+        steps = np.geomspace(heat.hot, 0.03 * heat.hot, LINKS_OF_CHAIN + 1)
+        moves = max(MOVES * 24 // max(len(self.arrays.kinds), 24) // (1 if heat.rough else 2), 500)
+        best: Annealed | None = None
+        for link in range(LINKS_OF_CHAIN):
+            schedule = Schedule(moves, float(steps[link]), float(steps[link + 1]), heat.swaps, heat.rough)
+            found = anneal(self.arrays, *state, target, schedule, int(self.rng.integers(2**31)))
+            incumbent.budget.spend(moves)
+            state = found.start, found.length
+            if best is None or found.value > best.value:
+                best = found
+            if found.value > incumbent.value:
+                incumbent.offer(_placement(found.best_start, found.best_length))
+            if self._over():
+                break
+        if best is not None:
+            self._keep(best)
+
+    def _keep(self, found: Annealed) -> None:
+        """Keep what a chain found among the elites, unless its value is there already."""
+        if all(abs(found.value - value) > 1e-9 * value for value, _ in self.elites):
+            self.elites.append((found.value, (found.best_start, found.best_length)))
+            self.elites.sort(key=lambda pair: -pair[0])
+            del self.elites[ELITES:]
+
+    def _random(self) -> State:
+        arrays, rng = self.arrays, self.rng
+        most = arrays.most[arrays.kinds]
+        lengths = np.where(most > 0, rng.integers(1, np.maximum(most, 1) + 1), 0).astype(np.int64)
+        starts = rng.integers(0, arrays.num_layers - lengths + 1).astype(np.int64)
+        return starts, lengths
+
+    def _state(self, placement: Sequence[NodeRange]) -> State:
+        nodes = len(self.arrays.kinds)
+        starts, lengths = np.zeros(nodes, dtype=np.int64), np.zeros(nodes, dtype=np.int64)
+        for item in placement:
+            starts[item.node], lengths[item.node] = item.start, item.stop - item.start
+        return starts, lengths
+
+
+def _placement(starts: IntArray, lengths: IntArray) -> list[NodeRange]:
+    pairs = enumerate(zip(starts.tolist(), lengths.tolist(), strict=True))
+    return [NodeRange(node, first, first + count) for node, (first, count) in pairs if count > 0]
