@@ -26,7 +26,7 @@ from gpuplan.plans.files import read_document, write_document
 from gpuplan.profiles.problems.batching_io import batching_from_dict, batching_to_dict, requests_to_dict
 
 if TYPE_CHECKING:
-    from gpuplan.plans.solution_io import ResultLike
+    from gpuplan.plans.answers import ResultLike
     from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray, Requests
 
 SCHEMA: Final = "gpuplan/batch-plan/1"

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gpuplan.errors import InputError
+from gpuplan.plans.answers import Answer, ResultLike, answer_from_dict, answer_to_dict
 from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.batch_solution import BatchSolution, IntArray
 from gpuplan.plans.files import describe, read_document, write_document
 
 if TYPE_CHECKING:
-    from gpuplan.plans.solution_io import ResultLike
     from gpuplan.profiles.problems.batching import BatchingProblem
 
 SCHEMA: Final = "gpuplan/batching-solution/1"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchingDocument:
-    """A batching solution as read from a file; `plan` is None when the status says there is none."""
-
-    status: str
-    plan: BatchSolution | None
-    objective: float | None
-    terms: Mapping[str, float]
-    bound: float | None
-    gap: float | None
-    solver: str
-    seed: int
-    reasons: tuple[str, ...] = ()
-    name: str | None = None
-    comment: str | None = None
+#: A batching solution as read from a file.
+BatchingDocument = Answer[BatchSolution]
 
 
 def batching_solution_to_dict(result: ResultLike, problem: BatchingProblem) -> dict[str, Any]:
     """Return the `gpuplan/batching-solution/1` document of `result`, an answer to `problem`."""
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "status": result.status,
-        "terms": dict(result.terms),
-        "bound": result.bound,
-        "gap": None if result.gap is None or math.isinf(result.gap) else result.gap,
-        "solver": result.report.solver,
-        "seed": result.report.seed,
-    }
-    if result.reasons:
-        document["reasons"] = list(result.reasons)
+    document = answer_to_dict(result, SCHEMA)
     plan = result.plan
     if isinstance(plan, BatchSolution):
         document["objective"] = result.objective
@@ -91,20 +66,10 @@ def batching_solution_from_dict(
         The document does not follow its schema, or names a request or executor that the problem does not have.
     """
     check_batches_document(document, SCHEMA, source=source)
-    has_plan = "batches" in document
-    return BatchingDocument(
-        status=document["status"],
-        plan=solution_from_list(document["batches"], document.get("unmet", ()), problem, source) if has_plan else None,
-        objective=document.get("objective"),
-        terms=dict(document["terms"]),
-        bound=document["bound"],
-        gap=document["gap"],
-        solver=document["solver"],
-        seed=document["seed"],
-        reasons=tuple(document.get("reasons", ())),
-        name=document.get("name"),
-        comment=document.get("comment"),
-    )
+    plan = None
+    if "batches" in document:
+        plan = solution_from_list(document["batches"], document.get("unmet", ()), problem, source)
+    return answer_from_dict(document, plan)
 
 
 def solution_from_list(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from gpuplan.errors import InputError
+from gpuplan.plans.answers import Answer, ResultLike, answer_from_dict, answer_to_dict
 from gpuplan.plans.files import read_document, write_document
 from gpuplan.plans.validation import check_document
 
 if TYPE_CHECKING:
-    from gpuplan.plans.solution_io import ResultLike
     from gpuplan.profiles.problems.flow import FlowProblem
 
 SCHEMA: Final = "gpuplan/flow-solution/1"
@@ -48,36 +47,13 @@ class FlowSolution:
     flows: tuple[LinkFlow, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FlowDocument:
-    """A flow solution as read from a file; `plan` is None when the status says there is none."""
-
-    status: str
-    plan: FlowSolution | None
-    objective: float | None
-    terms: Mapping[str, float]
-    bound: float | None
-    gap: float | None
-    solver: str
-    seed: int
-    reasons: tuple[str, ...] = ()
-    name: str | None = None
-    comment: str | None = None
+#: A flow solution as read from a file.
+FlowDocument = Answer[FlowSolution]
 
 
 def flow_solution_to_dict(result: ResultLike, problem: FlowProblem) -> dict[str, Any]:
     """Return the `gpuplan/flow-solution/1` document of `result`, an answer to `problem`."""
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "status": result.status,
-        "terms": dict(result.terms),
-        "bound": result.bound,
-        "gap": None if result.gap is None or math.isinf(result.gap) else result.gap,
-        "solver": result.report.solver,
-        "seed": result.report.seed,
-    }
-    if result.reasons:
-        document["reasons"] = list(result.reasons)
+    document = answer_to_dict(result, SCHEMA)
     plan = result.plan
     if isinstance(plan, FlowSolution):
         document["objective"] = result.objective
@@ -106,19 +82,7 @@ def flow_solution_from_dict(
         The document does not follow its schema, or names a node that the problem does not have.
     """
     check_document(document, SCHEMA, source=source)
-    return FlowDocument(
-        status=document["status"],
-        plan=_plan(document, problem, source),
-        objective=document.get("objective"),
-        terms=dict(document["terms"]),
-        bound=document["bound"],
-        gap=document["gap"],
-        solver=document["solver"],
-        seed=document["seed"],
-        reasons=tuple(document.get("reasons", ())),
-        name=document.get("name"),
-        comment=document.get("comment"),
-    )
+    return answer_from_dict(document, _plan(document, problem, source))
 
 
 def save_flow_solution(result: ResultLike, problem: FlowProblem, path: str | os.PathLike[str]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from gpuplan.errors import InputError
-from gpuplan.plans.device_map import Value
-from gpuplan.plans.device_map_io import as_value, plain
+from gpuplan.plans.answers import Answer, ResultLike, answer_from_dict, answer_to_dict
+from gpuplan.plans.device_map_io import plain
 from gpuplan.plans.files import read_document, write_document
 from gpuplan.plans.placement_solution import FrontPoint, PlacementFront, PlacementSolution, StageRange
 from gpuplan.plans.validation import check_document
@@ -19,94 +17,13 @@ from gpuplan.profiles.problems.placement import DensePlacement
 SCHEMA = "gpuplan/placement-solution/1"
 
 
-class ReportLike(Protocol):
-    """How an answer was reached; a solver's report fits."""
-
-    @property
-    def solver(self) -> str:
-        """Name of the solver."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed it ran with."""
-        ...
-
-
-class ResultLike(Protocol):
-    """An answer with its certificate; a solver's result fits."""
-
-    @property
-    def status(self) -> str:
-        """``optimal``, ``feasible``, ``infeasible`` or ``no_solution``."""
-        ...
-
-    @property
-    def plan(self) -> Any:
-        """A `PlacementSolution`, a `PlacementFront`, or None."""
-        ...
-
-    @property
-    def objective(self) -> Value | None:
-        """Value of the plan."""
-        ...
-
-    @property
-    def terms(self) -> Mapping[str, float]:
-        """Breakdown of the objective."""
-        ...
-
-    @property
-    def bound(self) -> Value | None:
-        """Proven bound."""
-        ...
-
-    @property
-    def gap(self) -> float | None:
-        """Relative distance of the two."""
-        ...
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why there is no plan."""
-        ...
-
-    @property
-    def report(self) -> ReportLike:
-        """How it was reached."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SolutionDocument:
-    """A placement solution as read from a file; `plan` is None when the status says there is none."""
-
-    status: str
-    plan: PlacementSolution | PlacementFront | None
-    objective: Value | None
-    terms: Mapping[str, float]
-    bound: Value | None
-    gap: float | None
-    solver: str
-    seed: int
-    reasons: tuple[str, ...] = ()
-    name: str | None = None
-    comment: str | None = None
+#: A placement solution as read from a file.
+SolutionDocument = Answer[PlacementSolution | PlacementFront]
 
 
 def solution_to_dict(result: ResultLike, problem: DensePlacement) -> dict[str, Any]:
     """Return the `gpuplan/placement-solution/1` document of `result`, an answer to `problem`."""
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "status": result.status,
-        "terms": plain(result.terms),
-        "bound": plain(result.bound),
-        "gap": None if result.gap is None or math.isinf(result.gap) else result.gap,
-        "solver": result.report.solver,
-        "seed": result.report.seed,
-    }
-    if result.reasons:
-        document["reasons"] = list(result.reasons)
+    document = answer_to_dict(result, SCHEMA)
     plan = result.plan
     if isinstance(plan, PlacementFront):
         document["points"] = [_point(point, problem) for point in plan.points]
@@ -127,19 +44,7 @@ def solution_from_dict(
         The document does not follow its schema, or names a device that the problem does not have.
     """
     check_document(document, SCHEMA, source=source)
-    return SolutionDocument(
-        status=document["status"],
-        plan=_plan(document, problem, source),
-        objective=as_value(document.get("objective")),
-        terms=dict(document["terms"]),
-        bound=as_value(document["bound"]),
-        gap=document["gap"],
-        solver=document["solver"],
-        seed=document["seed"],
-        reasons=tuple(document.get("reasons", ())),
-        name=document.get("name"),
-        comment=document.get("comment"),
-    )
+    return answer_from_dict(document, _plan(document, problem, source))
 
 
 def save_solution(result: ResultLike, problem: DensePlacement, path: str | os.PathLike[str]) -> None:
