@@ -95,6 +95,8 @@ def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) 
         max_devices=ask.max_devices,
         runtime=ask.runtime,
         micro_batches_from_stages=from_stages,
+        tensor_parallel=ask.tensor_parallel,
+        uneven_tensor_parallel=ask.uneven_tensor_parallel,
     )
 
 

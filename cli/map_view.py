@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,23 @@ def stage_table(plan: DeviceMap, kinds: Mapping[str, str], limits: Sequence[tupl
 def _device(stage: Stage, kinds: Mapping[str, str]) -> Text:
     from rich.text import Text
 
-    return Text.assemble(", ".join(stage.devices), "\n", (kinds.get(stage.devices[0], ""), "dim"))
+    kind = kinds.get(stage.devices[0], "")
+    size = len(stage.devices)
+    return Text.assemble(device_names(stage.devices), "\n", (f"{size} × {kind}" if size > 1 else kind, "dim"))
+
+
+def device_names(names: Sequence[str]) -> str:
+    """Return the devices of a stage in few words: ``host0/gpu0–gpu3`` for a run of one host.
+
+    >>> device_names(["h/gpu0", "h/gpu1", "h/gpu2"]), device_names(["h/gpu0", "h/gpu2"])
+    ('h/gpu0–gpu2', 'h/gpu0, h/gpu2')
+    """
+    stem = names[0].rstrip("0123456789")
+    numbers = [name.removeprefix(stem) for name in names]
+    run = all(name.startswith(stem) for name in names) and all(number.isdecimal() for number in numbers)
+    if len(names) > 2 and run and all(int(b) == int(a) + 1 for a, b in itertools.pairwise(numbers)):
+        return f"{names[0]}–{names[-1].rpartition('/')[2]}"
+    return ", ".join(names)
 
 
 def _time(seconds: float, hop_s: float | None, arrow: str = "→") -> Text:

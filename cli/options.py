@@ -57,7 +57,8 @@ class ProblemOptions:
     max_devices: int | None = None
     reserve: int = GIB
     runtime: str | None = None
-    tensor_parallel: int = 1
+    tensor_parallel: tuple[int, ...] | Literal["auto"] = (1,)
+    uneven_tensor_parallel: bool = False
     costs: tuple[str, ...] = ()
     costs_fallback: bool = False
     extrapolate: bool = False
@@ -132,8 +133,14 @@ problem_options = _collect(
     click.option("--prompt", type=Whole(), default=1024, show_default=True, help="Prompt tokens of a sequence."),
     click.option("--output", type=Whole(), default=128, show_default=True, help="Output tokens of a sequence."),
     click.option(
-        "--tensor-parallel", type=TensorParallel(), default="1", show_default=True, help="Devices in a stage."
+        "--tensor-parallel",
+        type=TensorParallel(),
+        metavar="1|auto|1,2,4",
+        default="1",
+        show_default=True,
+        help="Devices in a stage: the sizes to try.",
     ),
+    click.option("--uneven-tensor-parallel", is_flag=True, help="Let stages of one plan differ in size."),
     click.option(
         "--micro-batches",
         type=MicroBatches(),

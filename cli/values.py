@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gpuplan.errors import UnsupportedError, UsageError
+from gpuplan.errors import UsageError
 from gpuplan.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -106,22 +106,23 @@ class MicroBatches(_Type):
 
 
 class TensorParallel(_Type):
-    """Degrees of tensor parallelism; this version plans degree 1."""
+    """Degrees of tensor parallelism: a list of whole numbers, or ``auto``."""
 
-    name = "degree"
+    name = "degrees"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return 1; other degrees are refused."""
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...] | Literal["auto"]:
+        """Return the degrees, or ``"auto"``."""
         text = str(value).strip()
-        degrees = [] if text == "auto" else [_number(part) for part in text.split(",")]
+        if isinstance(value, tuple):
+            return value
+        if text == "auto":
+            return "auto"
+        degrees = [_number(part) for part in text.split(",")]
         if any(not (math.isfinite(degree) and degree >= 1 and degree == int(degree)) for degree in degrees):
             self.fail(f"expected 1, a list of whole numbers or 'auto', got {text!r}", param, ctx)
-        if degrees != [1.0]:
-            raise UnsupportedError(
-                f"--tensor-parallel {text} is not supported yet: this version plans pipelines of single devices; "
-                "use --tensor-parallel 1"
-            )
-        return 1
+        return tuple(int(degree) for degree in degrees)
 
 
 def _number(value: Any) -> float:

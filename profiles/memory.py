@@ -78,18 +78,20 @@ def stage_memory(
     sequences = workload.micro_batches * workload.batch
     tied = model.tied_bytes if len(layers) == model.num_layers else 0
     return MemoryUse(
-        weights_bytes=math.fsum(_weight_share(layer, tensor_parallel) for layer in layers) - tied / tensor_parallel,
-        kv_bytes=sequences * math.fsum(_kv_share(layer, workload, tensor_parallel) for layer in layers),
+        weights_bytes=math.fsum(weight_share(layer, tensor_parallel) for layer in layers) - tied / tensor_parallel,
+        kv_bytes=sequences * math.fsum(kv_share(layer, workload, tensor_parallel) for layer in layers),
         workspace_bytes=workspace_bytes(model, workload, reserve_bytes=reserve_bytes, tensor_parallel=tensor_parallel),
     )
 
 
-def _weight_share(layer: Layer, tensor_parallel: int) -> float:
+def weight_share(layer: Layer, tensor_parallel: int) -> float:
+    """Return the bytes of a layer's weights on each of t ranks."""
     whole = layer.replicated_weight_bytes
     if tensor_parallel > layer.kv.heads:  # ranks share heads, so each holds the projections to keys and values
         whole += layer.kv_projection_weight_bytes
     return whole + (layer.weight_bytes - whole) / tensor_parallel
 
 
-def _kv_share(layer: Layer, workload: Workload, tensor_parallel: int) -> float:
+def kv_share(layer: Layer, workload: Workload, tensor_parallel: int) -> float:
+    """Return the bytes of one sequence's KV state in a layer on each of t ranks."""
     return layer.kv.bytes_for(workload.sequence_tokens) / min(tensor_parallel, layer.kv.heads)

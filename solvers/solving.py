@@ -98,6 +98,8 @@ def solve(
     """
     limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
     entry = find_solver(solver)
+    if not isinstance(problem, DensePlacement) and not problem.single_devices:
+        return _solve_groups(problem, entry, limits, seed)
     dense = _dense(problem)
     entry.check(dense)
     if dense.front:
@@ -111,6 +113,15 @@ def solve(
     else:
         result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
     return result if isinstance(problem, DensePlacement) else _device_map(problem, result)
+
+
+def _solve_groups(problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int) -> Result[Any]:
+    """Solve a problem whose stages may be groups of devices; it starts from no other plan."""
+    from gpuplan.solvers.placement.groups.solve import front_of_groups, solve_groups
+
+    if problem.front:
+        return front_of_groups(problem, entry, limits, seed)
+    return _device_map(problem, solve_groups(problem, entry, limits, seed))
 
 
 def pareto(
@@ -131,6 +142,8 @@ def pareto(
     """
     limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
     entry = find_solver(solver)
+    if not isinstance(problem, DensePlacement) and not problem.single_devices:
+        return _solve_groups(problem.replace(front=True), entry, limits, seed)
     dense = dataclasses.replace(_dense(problem), front=True)
     entry.check(dense)
     return solve_front(dense, limits, seed, engine=_engine(entry))

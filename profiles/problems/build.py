@@ -193,21 +193,23 @@ def _dense(problem: PlacementProblem) -> DensePlacement:
         latency=latency,
         cycle=cycle,
         tokens_per_micro_batch=float(workload.batch * workload.sequence_tokens),
-        micro_batches=_micro_batches(problem),
+        micro_batches=micro_batches_of(problem),
         fixed_bytes=float(workspace_bytes(model, workload, reserve_bytes=problem.reserve_bytes)),
         single_stage_saving_bytes=float(model.tied_bytes),
         objective=dense_objective(problem.objective),
         max_devices=problem.max_devices,
         front=problem.front,
-        must_hold=_must_hold(problem),
+        must_hold=must_hold_of(problem),
     )
 
 
-def _micro_batches(problem: PlacementProblem) -> int | Literal["stages"]:
+def micro_batches_of(problem: PlacementProblem) -> int | Literal["stages"]:
+    """Return M as solvers read it."""
     return "stages" if problem.micro_batches_from_stages else problem.workload.micro_batches
 
 
-def _must_hold(problem: PlacementProblem) -> NDArray[np.bool_] | None:
+def must_hold_of(problem: PlacementProblem) -> NDArray[np.bool_] | None:
+    """Return the layers of which a runtime wants one in every stage, or None."""
     if problem.runtime is None or not RUNTIMES[problem.runtime]:
         return None
     return np.array([layer.kind == "decoder" for layer in problem.model.layers], dtype=bool)
@@ -218,12 +220,10 @@ def _timings(problem: PlacementProblem) -> tuple[Timing, Timing]:
     workload = problem.workload
     b, s, steps = workload.batch, workload.prompt_tokens, workload.decode_steps
     prefill_s, decode_s = _layer_seconds(problem)
+    routes = phase_routes(problem)
     per_token = np.array([layer.boundary_bytes_per_token for layer in problem.model.layers], dtype=np.float64)
-    # One route a phase: the one that is fastest for the phase's largest message serves every cut.
-    largest = float(per_token.max())
-    prefill, decode = _routes(problem, b * s * largest), _routes(problem, b * largest)
+    prefill, decode, back = routes.prefill, routes.decode, routes.back
     latency_hop = combined((1, b * s, prefill), (steps, steps * b, decode))
-    back = _routes(problem, float(TOKEN_BYTES * b)) if problem.return_hop else None
     return_bytes = float(TOKEN_BYTES * b) if back is not None else 0.0
     latency = Timing(
         compute_s=prefill_s + steps * decode_s,
@@ -233,6 +233,31 @@ def _timings(problem: PlacementProblem) -> tuple[Timing, Timing]:
         return_bytes=return_bytes,
     )
     return latency, Timing(decode_s, combined((1, b, decode)), per_token, back, return_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRoutes:
+    """Routes of the messages of a prefill and of a decode step, and of the sampled tokens (None: not counted)."""
+
+    prefill: Hops
+    decode: Hops
+    back: Hops | None
+
+
+def phase_routes(problem: PlacementProblem) -> PhaseRoutes:
+    """Return the routes of a problem: the one that is fastest for a phase's largest message serves every cut."""
+    b, s = problem.workload.batch, problem.workload.prompt_tokens
+    largest = largest_boundary(problem.model)
+    return PhaseRoutes(
+        _routes(problem, b * s * largest),
+        _routes(problem, b * largest),
+        _routes(problem, float(TOKEN_BYTES * b)) if problem.return_hop else None,
+    )
+
+
+def largest_boundary(model: ModelProfile) -> float:
+    """Return the most bytes per token that any layer hands on."""
+    return max(float(layer.boundary_bytes_per_token) for layer in model.layers)
 
 
 def _routes(problem: PlacementProblem, message_bytes: float) -> Hops:
@@ -252,14 +277,16 @@ def _routes(problem: PlacementProblem, message_bytes: float) -> Hops:
 
 def _layer_seconds(problem: PlacementProblem) -> tuple[FloatArray, FloatArray]:
     """Return prefill and decode seconds; shape (D, n) each."""
-    times = [_times_on(problem, device) for device in problem.topology.devices]
+    times = [times_on(problem, device) for device in problem.topology.devices]
     return np.array([t.prefill_s for t in times]), np.array([t.decode_s for t in times])
 
 
-def _times_on(problem: PlacementProblem, device: Device) -> LayerTimes:
+def times_on(problem: PlacementProblem, device: Device, tensor_parallel: int = 1) -> LayerTimes:
+    """Return the times of all layers on one of so many devices that share them; each computed once."""
     # A cost profile tells devices apart by kind and power cap alone, so equal devices get the very same numbers.
     costs, model, workload = problem.costs, problem.model, problem.workload
     owners = costs, model, device.kind
     point = workload.batch, workload.prompt_tokens, workload.output_tokens
-    key = ("times", *map(id, owners), device.power_cap_w, point)
-    return problem._prepared.get(key, owners, lambda: costs.layer_times(model, device, workload))
+    key = ("times", *map(id, owners), device.power_cap_w, point, tensor_parallel)
+    degree = {} if tensor_parallel == 1 else {"tensor_parallel": tensor_parallel}
+    return problem._prepared.get(key, owners, lambda: costs.layer_times(model, device, workload, **degree))

@@ -6,6 +6,7 @@ from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
 from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.groups.wide import bound_wide
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.solve import minimise_unlike
@@ -34,6 +35,8 @@ def minimise(
         Multipliers of a similar core to start from; the best ones found are left here.
     """
     memory = {} if multipliers is None else multipliers
-    if sum(bits_of(core.counts)) <= settings.key_bits:
+    if sum(bits_of(core.capacity)) <= settings.key_bits:
         return LadderSearch(core, upper, budget, settings, hint, memory).run()
+    if core.modes is not None:
+        return bound_wide(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)

@@ -45,7 +45,7 @@ class Modes:
     def counts(self, most: int) -> IntArray:
         """Return how many stages each class may have by itself, at most `most`; shape (C,)."""
         each = np.where(self.use > 0, self.capacity[:, None] // np.maximum(self.use, 1), most)
-        return np.minimum(each.min(axis=0), most).astype(np.int64)
+        return np.asarray(np.minimum(each.min(axis=0), most), dtype=np.int64)
 
     def with_resource(self, use: IntArray, capacity: int) -> Modes:
         """Return the modes with one more resource."""

@@ -1,0 +1,113 @@
+"""One degree at a time on islands of alike devices: any solver of dense problems, the best degree, the least bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from gpuplan.errors import UnsupportedError
+from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.problems.segments import Segments
+from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement.groups.search import Found, goal_of
+from gpuplan.solvers.placement.groups.units import UnitProblem, unit_problem
+from gpuplan.solvers.result import Result, Value
+
+if TYPE_CHECKING:
+    from gpuplan.solvers.registry import SolverEntry
+
+
+def best_degree(
+    problem: PlacementProblem,
+    segments: Segments,
+    degrees: tuple[int, ...],
+    entry: SolverEntry,
+    budget: Budget,
+    seed: int,
+) -> Found:
+    """Solve the problem of every degree by one solver and return the best plan, with the least of the bounds."""
+    if goal_of(problem).name == "balanced" and len(degrees) > 1:
+        raise UnsupportedError(
+            f"solver {entry.name} measures the objective balanced against the best plans of one degree, and"
+            f" {len(degrees)} were asked for; ask for one, or for another objective"
+        )
+    answers: list[Found] = []
+    for left, degree in zip(range(len(degrees), 0, -1), degrees, strict=True):
+        units = unit_problem(problem, segments, degree)
+        if units is not None:
+            answers.append(_solve(problem, units, entry, _share(budget, left), budget, seed))
+    return merged(answers)
+
+
+def merged(answers: list[Found]) -> Found:
+    """Return the best of several answers that together cover all plans."""
+    if all(answer.status == "infeasible" for answer in answers):
+        return Found("infeasible", how=answers[0].how if answers else "")
+    plans = [answer for answer in answers if answer.value is not None]
+    if not plans:
+        return Found("no_solution", how=answers[0].how)
+    best = min(plans, key=lambda answer: _pair(answer.value))
+    bounds = [answer.bound for answer in answers if answer.status != "infeasible"]
+    if any(bound is None for bound in bounds):
+        return dataclasses.replace(best, status="feasible", bound=None)
+    bound = min(bounds, key=_pair)
+    closed = all(low >= high - 1e-12 * abs(high) for low, high in zip(_pair(bound), _pair(best.value), strict=True))
+    proven = closed or all(answer.status in ("optimal", "infeasible") for answer in answers)
+    return dataclasses.replace(best, status="optimal" if proven else "feasible", bound=best.value if proven else bound)
+
+
+def _pair(value: Value | None) -> tuple[float, float]:
+    assert value is not None
+    return value if isinstance(value, tuple) else (value, 0.0)
+
+
+def _share(budget: Budget, left: int) -> Limits:
+    """Return an equal share of what is left for each problem to come."""
+    limits = budget.limits
+    work = None if limits.work_limit is None else max(1, (limits.work_limit - budget.work) // left)
+    seconds = None if limits.time_limit_s is None else max(budget.remaining_s / left, 1e-3)
+    return dataclasses.replace(limits, time_limit_s=seconds, work_limit=work)
+
+
+def _solve(
+    problem: PlacementProblem, units: UnitProblem, entry: SolverEntry, limits: Limits, budget: Budget, seed: int
+) -> Found:
+    from gpuplan.solvers.placement.dense import solve_dense
+
+    throughput = units.dense.objective.name == "bottleneck"
+    entry.check(units.dense)
+    if entry.engine is None:
+        result = entry.solver()(units.dense, limits, seed)
+    else:
+        result = solve_dense(units.dense, limits, seed, engine=entry.engine, latency_second=throughput)  # type: ignore[arg-type]
+    budget.spend(result.report.work)
+    return _found(problem, units, result)
+
+
+def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Found:  # type: ignore[type-arg]
+    """Put an answer over groups into devices."""
+    name = goal_of(problem).name
+    if result.plan is None or result.objective is None:
+        return Found(result.status, how="one degree at a time")
+    value, bound, status = result.objective, result.bound, result.status
+    if name == "bottleneck" and not isinstance(value, tuple):
+        value = (float(value), result.terms["latency_s"])
+        bound = bound if bound is None or isinstance(bound, tuple) else (bound, 0.0)
+        status = "feasible"  # nothing is proven about the latency
+    if name == "efficiency":
+        value, bound = _times(value, units.degree), _times(bound, units.degree)
+    terms = dict(result.terms)
+    for key in ("devices", "devices_star"):
+        if key in terms:
+            terms[key] *= units.degree
+    if status == "optimal":
+        bound = value
+    return Found(status, units.to_groups(result.plan.stages), value, bound, terms, "one degree at a time")
+
+
+def _times(pair: Value | None, factor: int) -> Value | None:
+    if pair is None:
+        return None
+    assert isinstance(pair, tuple)
+    return (math.ceil(pair[0] - 1e-9) * float(factor), pair[1])

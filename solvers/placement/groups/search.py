@@ -1,0 +1,110 @@
+"""Searching over modes: every objective as the same sequence of queries as for single devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpuplan.plans.placement_solution import GroupStage
+from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.problems.groups import GroupModes, group_modes, of_one_degree, words_of
+from gpuplan.profiles.problems.objectives import dense_objective
+from gpuplan.profiles.problems.segments import Segments
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.groups.bottleneck import minimise_group_bottleneck
+from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
+from gpuplan.solvers.placement.groups.worth import Goal, group_terms, group_worth, name_devices
+from gpuplan.solvers.placement.objectives import METHODS
+from gpuplan.solvers.placement.outcome import Outcome
+from gpuplan.solvers.placement.query import EngineName, Session
+from gpuplan.solvers.result import Status, Value, relative_gap
+
+#: Largest labels·(n+1) that the small engine takes: modes are many and share few devices, which suits it.
+SMALL_CELLS = 4e6
+
+
+class GroupSession(Session):
+    """A session over modes."""
+
+    def runs_small(self) -> bool:
+        """Whether the small engine answers the next query; decided by problem size alone."""
+        if self._cells is None:
+            self._cells = self._small_engine_cells()
+        return self._cells <= SMALL_CELLS
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Answer of one search over groups: as `Result`, stages named by device."""
+
+    status: Status
+    stages: tuple[GroupStage, ...] | None = None
+    value: Value | None = None
+    bound: Value | None = None
+    terms: Mapping[str, float] | None = None
+    how: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """Relative distance of value and bound."""
+        return None if self.value is None else relative_gap(self.value, self.bound)
+
+
+def goal_of(problem: PlacementProblem) -> Goal:
+    """Return what a problem minimises."""
+    objective = dense_objective(problem.objective)
+    return Goal(objective.name, objective.latency_weight, objective.devices_weight)
+
+
+def search_modes(
+    problem: PlacementProblem, segments: Segments, degrees: tuple[int, ...], budget: Budget, engine: EngineName
+) -> Found:
+    """Search over all groups of every composition; exact where the engine is."""
+    modes = group_modes(problem, segments, words_of(segments, degrees))
+    if not len(modes.words):
+        return Found("infeasible", how="no group")
+    if not problem.uneven_tensor_parallel:
+        modes = of_one_degree(modes)
+    tables = mode_tables(problem, modes, shared_segments(segments, modes))
+    session = GroupSession(tables, engine, budget, Settings(budget.limits.threads))
+    outcome = run_method(session, goal_of(problem).name)
+    return state(problem, segments, modes, session, outcome)
+
+
+def run_method(session: Session, name: str) -> Outcome:
+    """Minimise one objective over modes."""
+    method: Any = minimise_group_bottleneck if name == "bottleneck" else METHODS[name]  # type: ignore[index]
+    outcome: Outcome = method(session, None)
+    return outcome
+
+
+def state(
+    problem: PlacementProblem, segments: Segments, modes: GroupModes, session: Session, outcome: Outcome
+) -> Found:
+    """Name the devices of an outcome and give it its canonical value."""
+    how = " and ".join(sorted(session.engines)) or "one-stage plans"
+    path = outcome.path
+    if path is None:
+        return Found("infeasible" if outcome.status == "infeasible" else "no_solution", how=how)
+    goal, tables = goal_of(problem), session.tables
+    worth = group_worth(tables, path)
+    value = goal.value(worth, outcome.extra)
+    breakdown = {**group_terms(tables, path), **outcome.extra}
+    if goal.name == "balanced":
+        breakdown |= goal.balanced(worth, outcome.extra)
+    stages = name_devices(segments, modes, path)
+    if outcome.status == "optimal":
+        return Found("optimal", stages, value, value, breakdown, how)
+    return Found("feasible", stages, value, clipped(value, outcome.bound), breakdown, how)
+
+
+def clipped(value: Value, bound: Value | None) -> Value | None:
+    """Drop the second key where the objective has none, and rounding that lifts a bound above its plan."""
+    if bound is None:
+        return None
+    if isinstance(value, tuple):
+        pair = bound if isinstance(bound, tuple) else (bound, 0.0)
+        return min(pair, value)
+    return min(bound[0] if isinstance(bound, tuple) else bound, value)

@@ -1,0 +1,197 @@
+"""Solving a problem whose stages are groups of devices: the degrees to try, the method that suits, what is proven."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuplan.errors import UnsupportedError
+from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution
+from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.problems.degrees import degrees_within
+from gpuplan.profiles.problems.groups import count_modes
+from gpuplan.profiles.problems.segments import Segments, find_segments
+from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement.core import bits_of
+from gpuplan.solvers.placement.effort import KEY_BITS
+from gpuplan.solvers.placement.groups.each_degree import best_degree
+from gpuplan.solvers.placement.groups.front import GroupFront
+from gpuplan.solvers.placement.groups.search import Found, search_modes
+from gpuplan.solvers.placement.groups.units import unit_problem
+from gpuplan.solvers.result import Report, Result
+
+if TYPE_CHECKING:
+    from gpuplan.solvers.registry import SolverEntry
+
+_TOO_MANY = "there are too many different groups of devices in this cluster to search them; ask for fewer degrees"
+#: Most modes whose numbers of every pair are made.
+MOST_MODES = 320
+
+
+def solve_groups(
+    problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int = 0
+) -> Result[PlacementSolution]:
+    """Find the best plan whose stages are groups of the degrees asked for.
+
+    Parameters
+    ----------
+    problem
+        With other tensor-parallel degrees than 1 alone.
+    entry
+        The solver by name: exact engines take any groups, the others one degree at a time on islands of alike devices.
+    limits, seed
+        As for single devices.
+
+    Returns
+    -------
+    Result
+        Its plan holds `GroupStage`; status, bound and gap cover all degrees asked for.
+    """
+    budget = Budget(limits)
+    segments = find_segments(problem)
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, segments.largest)
+    if not degrees:
+        found = Found("infeasible")
+    elif entry.engine is None:
+        found = _by_other_solver(problem, segments, degrees, entry, budget, seed)
+    else:
+        found = _by_engine(problem, segments, degrees, entry, budget, seed)
+    return _result(problem, segments, degrees, entry, budget, seed, found)
+
+
+def _by_other_solver(
+    problem: PlacementProblem,
+    segments: Segments,
+    degrees: tuple[int, ...],
+    entry: SolverEntry,
+    budget: Budget,
+    seed: int,
+) -> Found:
+    if problem.uneven_tensor_parallel and len(degrees) > 1:
+        raise UnsupportedError(
+            f"solver {entry.name} plans stages of one size; leave uneven tensor parallelism out,"
+            " or use auto, dp or labels"
+        )
+    return best_degree(problem, segments, degrees, entry, budget, seed)
+
+
+def _by_engine(
+    problem: PlacementProblem,
+    segments: Segments,
+    degrees: tuple[int, ...],
+    entry: SolverEntry,
+    budget: Budget,
+    seed: int,
+) -> Found:
+    """Pick the method by the structure of the problem alone."""
+    uniform = len(degrees) == 1 or not problem.uneven_tensor_parallel
+    if fits_modes(segments, degrees):
+        return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
+    if uniform and segments.all_alike:
+        return best_degree(problem, segments, degrees, entry, budget, seed)
+    raise UnsupportedError(_TOO_MANY)
+
+
+def front_of_groups(
+    problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int = 0
+) -> Result[PlacementFront]:
+    """Return all non-dominated (latency, bottleneck, devices); its points hold `GroupStage`."""
+    budget = Budget(limits)
+    if not entry.front:
+        raise UnsupportedError(f"solver {entry.name} gives one plan, not a front; use auto, dp or labels")
+    segments = find_segments(problem)
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, segments.largest)
+    infeasible = not degrees
+    front, proven = PlacementFront(()), False
+    if degrees:
+        if not fits_modes(segments, degrees):
+            raise UnsupportedError(_TOO_MANY)
+        front, proven, infeasible = GroupFront(problem, segments, degrees, budget, entry.engine).run()  # type: ignore[arg-type]
+    report = Report(entry.name, seed, budget.elapsed_s, budget.work)
+    if front.points:
+        return Result("optimal" if proven else "feasible", front, None, None, 0.0 if proven else None, report)
+    if infeasible:
+        return Result("infeasible", None, None, None, None, report, reasons=reasons(problem, segments, degrees))
+    return Result("no_solution", None, None, None, None, report)
+
+
+def fits_modes(segments: Segments, degrees: Sequence[int]) -> bool:
+    """Whether all compositions can be searched with one key."""
+    return count_modes(segments, degrees) <= MOST_MODES and sum(bits_of(segments.counts)) <= KEY_BITS
+
+
+def _result(
+    problem: PlacementProblem,
+    segments: Segments,
+    degrees: tuple[int, ...],
+    entry: SolverEntry,
+    budget: Budget,
+    seed: int,
+    found: Found,
+) -> Result[PlacementSolution]:
+    limits = budget.limits
+    options: dict[str, Any] = {
+        "time_limit_s": limits.time_limit_s,
+        "work_limit": limits.work_limit,
+        "threads": limits.threads,
+    }
+    notes = (_note(problem, segments, degrees, found),) if degrees else ()
+    kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
+    report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes)
+    if found.stages is None:
+        why = reasons(problem, segments, degrees) if found.status == "infeasible" else ()
+        return Result(found.status, None, None, None, None, report, reasons=why)
+    plan = PlacementSolution(found.stages)  # type: ignore[arg-type]
+    return Result(found.status, plan, found.value, found.bound, found.gap, report, dict(found.terms or {}))
+
+
+def _note(problem: PlacementProblem, segments: Segments, degrees: Sequence[int], found: Found) -> str:
+    shape = "stages of any of these sizes" if problem.uneven_tensor_parallel else "one size for all stages of a plan"
+    several = f"{', '.join(map(str, degrees))} devices a stage, {shape}"
+    islands, kinds = len(segments.islands), len(segments.devices)
+    place = "1 island" if islands == 1 else f"{islands} islands"
+    parts = "" if kinds == islands else f" with {kinds} kinds of devices"
+    return f"groups of {several}: {found.how} over {place}{parts}"
+
+
+def reasons(problem: PlacementProblem, segments: Segments, degrees: Sequence[int]) -> tuple[str, ...]:
+    """Say why no plan exists: degrees no island has devices for, and the shortage at the best degree."""
+    asked = () if problem.tensor_parallel == "auto" else problem.tensor_parallel
+    missing = [degree for degree in asked if degree > segments.largest]
+    said = []
+    if missing:
+        place = max(range(len(segments.islands)), key=segments.island_size)
+        said.append(
+            f"no island has {missing[0]} devices; the largest, {segments.island_names[place]}, has {segments.largest}"
+        )
+    if degrees:
+        said += _shortage(problem, segments, degrees)
+    return tuple(said)
+
+
+def _shortage(problem: PlacementProblem, segments: Segments, degrees: Sequence[int]) -> list[str]:
+    """Return the reasons at the degree whose groups hold most together."""
+    from gpuplan.solvers.placement.infeasible import explain_infeasible
+
+    if not segments.all_alike:
+        return [f"no groups of {', '.join(map(str, degrees))} devices hold the model"]
+    best: tuple[float, int, Any] | None = None
+    for degree in degrees:
+        units = unit_problem(problem, segments, degree)
+        if units is None:
+            continue
+        dense = dataclasses.replace(units.dense, front=False)
+        room = float(np.maximum(dense.available_bytes - dense.fixed_bytes, 0.0).sum()) / max(
+            float(dense.memory_bytes.sum()), 1.0
+        )
+        if best is None or room > best[0]:
+            best = (room, degree, dense)
+    if best is None:
+        return [f"at most {problem.max_devices} devices are allowed, fewer than one group has"]
+    found = explain_infeasible(best[2])
+    if best[1] == 1:
+        return list(found)
+    return [f"with {best[1]} devices a stage (each group counted as one device): {reason}" for reason in found]

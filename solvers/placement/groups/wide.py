@@ -1,0 +1,33 @@
+"""Modes whose resources need more than one key: a Lagrangian bound, and what its relaxed paths find."""
+
+from __future__ import annotations
+
+import math
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.core import Core, CoreOutcome
+from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.ladder import LadderSearch
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: Subgradient steps on all plans together.
+STEPS = 1_000
+
+
+def bound_wide(
+    core: Core,
+    upper: float,
+    budget: Budget,
+    settings: Settings,
+    hint: ClassPath | None,
+    multipliers: dict[str, FloatArray],
+) -> CoreOutcome:
+    """Return the best plan that a relaxed path turned out to be, and the bound; proven where the two meet."""
+    search = LadderSearch(core, upper, budget, settings, hint, multipliers)
+    joint = search.bound_jointly(STEPS)
+    search.offer(joint.upper, joint.path)
+    lower = max(joint.lower, joint.relax_plainly())
+    if search.path is None and lower == math.inf:
+        return CoreOutcome(math.inf, None, search.best, True)
+    return search.outcome(lower)
