@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from gpuplan.errors import InputError
 from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.canonical import digest
-from gpuplan.plans.files import read_document
-from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, agree, show
+from gpuplan.plans.verify.answers import check_single_bound, holds_plan, read_answer
+from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, show
 
 if TYPE_CHECKING:
     from gpuplan.profiles.problems.batching import BatchingProblem
@@ -59,17 +59,9 @@ def verify_batching_solution(
     InputError
         The document does not follow its schema.
     """
-    source = None if isinstance(solution, Mapping) else os.fspath(solution)
-    document = solution if isinstance(solution, Mapping) else read_document(solution)
-    check_batches_document(document, SOLUTION_SCHEMA, source=source)
+    document = read_answer(solution, SOLUTION_SCHEMA, check_batches_document)
     ledger = Ledger()
-    if document["status"] in ("infeasible", "no_solution"):
-        ledger.add("$.status", f"says {document['status']!r}: there is no plan to check")
-        return ledger.verdict()
-    missing = [key for key in ("objective", "batches", "unmet") if document.get(key) is None]
-    for key in missing:
-        ledger.add(f"$.{key}", f"expected the {key} of the plan, got none")
-    if not missing:
+    if holds_plan(ledger, document, ("objective", "batches", "unmet")):
         run = _check_batches(ledger, document["batches"], problem)
         if run is not None:
             _check_answer(ledger, document, document["unmet"], run, problem, "$")
@@ -316,7 +308,7 @@ def _check_answer(
             ledger.add(f"{place}.terms.{name}", f"unknown term; the terms here are {', '.join(sorted(terms))}")
         elif name in said["terms"]:
             ledger.number(f"{place}.terms.{name}", said["terms"][name], terms[name])
-    _check_bound(ledger, said, place)
+    check_single_bound(ledger, said, place)
 
 
 def _check_unmet(ledger: Ledger, unmet: Sequence[Any], problem: BatchingProblem) -> None:
@@ -340,24 +332,6 @@ def _check_unmet(ledger: Ledger, unmet: Sequence[Any], problem: BatchingProblem)
         ledger.add("$.unmet", f"leaves out request {show(name)}, whose deadline no plan can meet")
     for name in sorted(said - surely - maybe, key=str)[:_SHOWN]:
         ledger.add("$.unmet", f"says {show(name)}, whose deadline some plan can meet, or which is no request")
-
-
-def _check_bound(ledger: Ledger, said: Mapping[str, Any], place: str) -> None:
-    objective, bound, gap = said["objective"], said["bound"], said["gap"]
-    optimal = said["status"] == "optimal"
-    if bound is None:
-        if optimal:
-            ledger.add(f"{place}.bound", "says null, but a plan is optimal only with a bound that proves it")
-        if gap is not None:
-            ledger.add(f"{place}.gap", f"says {show(gap)}, but without a bound the gap is null")
-        return
-    if bound > objective and not agree(bound, objective):
-        ledger.add(f"{place}.bound", f"says {show(bound)}, above the objective {show(objective)}")
-    elif optimal and not agree(bound, objective):
-        ledger.add(f"{place}.bound", f"says {show(bound)}, which does not prove {show(objective)} optimal")
-    expected = 0.0 if optimal or bound == objective else abs(bound - objective) / objective if objective else math.inf
-    if not (gap is None if math.isinf(expected) else agree(gap, expected)):
-        ledger.add(f"{place}.gap", f"says {show(gap)}, recomputed {show(expected)}")
 
 
 def _check_metrics(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gpuplan.plans.verify.answers import has_bound
 from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, agree, show
 
 #: Components of a pair within this are the same for the gap of the next one.
@@ -95,11 +96,7 @@ def check_bound(ledger: Ledger, result: Mapping[str, Any], place: str) -> None:
     """Check that the bound lies on the valid side, that the gap follows from it, and that ``optimal`` is earned."""
     bound, gap, optimal = result["bound"], result["gap"], result["status"] == "optimal"
     objective = _components(result.get("objective"))
-    if bound is None:
-        if optimal:
-            ledger.add(f"{place}.bound", "says null, but a plan is optimal only with a bound that proves it")
-        if gap is not None:
-            ledger.add(f"{place}.gap", f"says {show(gap)}, but without a bound the gap is null")
+    if not has_bound(ledger, bound, gap, optimal, place):
         return
     limits = _components(bound)
     if len(limits) != len(objective):

@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from gpuplan.plans.files import read_document
-from gpuplan.plans.validation import check_document
+from gpuplan.plans.verify.answers import check_single_bound, holds_plan, read_answer
 from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, agree, show
 
 if TYPE_CHECKING:
@@ -54,17 +53,9 @@ def verify_flow_solution(solution: Mapping[str, Any] | str | os.PathLike[str], p
     InputError
         The document does not follow its schema.
     """
-    source = None if isinstance(solution, Mapping) else os.fspath(solution)
-    document = solution if isinstance(solution, Mapping) else read_document(solution)
-    check_document(document, SCHEMA, source=source)
+    document = read_answer(solution, SCHEMA)
     ledger = Ledger()
-    if document["status"] in ("infeasible", "no_solution"):
-        ledger.add("$.status", f"says {document['status']!r}: there is no plan to check")
-        return ledger.verdict()
-    missing = [key for key in ("objective", "placement", "flows") if document.get(key) is None]
-    for key in missing:
-        ledger.add(f"$.{key}", f"expected the {key} of the plan, got none")
-    if not missing:
+    if holds_plan(ledger, document, ("objective", "placement", "flows")):
         _check(ledger, document, problem)
     return ledger.verdict()
 
@@ -79,7 +70,7 @@ def _check(ledger: Ledger, document: Mapping[str, Any], problem: FlowProblem) ->
         hops = _check_hops(ledger, flows, spans, problem)
         _check_terms(ledger, document["terms"], spans, hops)
         _check_objective(ledger, document["objective"], flows, capacity, spans, problem)
-    _check_bound(ledger, document)
+    check_single_bound(ledger, document, "$", maximise=True)
 
 
 def _check_placement(ledger: Ledger, placement: Mapping[str, Any], problem: FlowProblem) -> Spans | None:
@@ -287,24 +278,6 @@ def _search(room: Arcs, neighbours: Mapping[str, list[str]], start: str, end: st
                 before[other] = node
                 queue.append(other)
     return before
-
-
-def _check_bound(ledger: Ledger, document: Mapping[str, Any]) -> None:
-    objective, bound, gap = document["objective"], document["bound"], document["gap"]
-    optimal = document["status"] == "optimal"
-    if bound is None:
-        if optimal:
-            ledger.add("$.bound", "says null, but a plan is optimal only with a bound that proves it")
-        if gap is not None:
-            ledger.add("$.gap", f"says {show(gap)}, but without a bound the gap is null")
-        return
-    if bound < objective and not agree(bound, objective):
-        ledger.add("$.bound", f"says {show(bound)}, below the objective {show(objective)}")
-    elif optimal and not agree(bound, objective):
-        ledger.add("$.bound", f"says {show(bound)}, which does not prove {show(objective)} optimal")
-    expected = 0.0 if optimal or bound == objective else abs(bound - objective) / objective if objective else math.inf
-    if not (gap is None if math.isinf(expected) else agree(gap, expected)):
-        ledger.add("$.gap", f"says {show(gap)}, recomputed {show(expected)}")
 
 
 def _above(value: float, limit: float) -> bool:

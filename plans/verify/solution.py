@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan.plans.files import read_document
-from gpuplan.plans.validation import check_document
+from gpuplan.plans.verify.answers import holds_plan, read_answer
 from gpuplan.plans.verify.certificate import Goal, PlanValues, check_certificate
 from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, Verification, show
 
@@ -45,16 +44,11 @@ def verify_solution(solution: Mapping[str, Any] | str | os.PathLike[str], proble
     InputError
         The document does not follow its schema.
     """
-    source = None if isinstance(solution, Mapping) else os.fspath(solution)
-    document = solution if isinstance(solution, Mapping) else read_document(solution)
-    check_document(document, SCHEMA, source=source)
+    document = read_answer(solution, SCHEMA)
     ledger = Ledger()
-    if document["status"] in ("infeasible", "no_solution"):
-        ledger.add("$.status", f"says {document['status']!r}: there is no plan to check")
-    elif problem.front:
-        _check_front(ledger, document, problem)
-    else:
-        _check_single(ledger, document, problem)
+    if holds_plan(ledger, document):
+        check = _check_front if problem.front else _check_single
+        check(ledger, document, problem)
     return ledger.verdict()
 
 
