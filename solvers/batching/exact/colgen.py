@@ -42,6 +42,8 @@ MOST: Final = 600
 _TOLERANCE: Final = 1e-9
 #: Moves of the search for a first plan.
 _MOVES: Final = 400_000
+#: Searches in a row that find nothing before a side is left open.
+_STALLS: Final = 3
 
 
 def supports(problem: BatchingProblem) -> str | None:
@@ -89,6 +91,7 @@ class Search:
     bound: float = 0.0
     kind: str = "LP over all batches"
     rounds: int = 0
+    searches: int = 0
 
     def __post_init__(self) -> None:
         self.best = first_plan(self.problem, self.form, self.budget, self.seed)
@@ -133,19 +136,27 @@ class Search:
         seconds = min(remaining / 3.0, 2.0) if math.isfinite(remaining) else 2.0
         work = None if limits.work_limit is None else _MOVES
         search = Budget(Limits(time_limit_s=seconds, work_limit=work, cancel=limits.cancel))
-        self.best = improve(self.problem, self.best, search, self.seed + 1, seconds)
+        self.searches += 1
+        self.best = improve(self.problem, self.best, search, self.seed + self.searches, seconds)
 
     def _close(self, branch: Relaxation, side: Side | None) -> float:
-        """Return the bound of one side after its integer programme, when there is time for one."""
-        if not self.open(branch.bound):
-            return branch.bound
-        closed = close_gap(self.form, branch, side, self.upper, self.budget)
-        if closed is None:
-            return branch.bound
-        if closed.batches is not None:
-            found = rate(self.problem, "boxes", [closed.batches])
-            self.best = found if found.better_than(self.best) else self.best
-        return max(branch.bound, closed.bound)
+        """Return the bound of one side after its integer programme, when there is time and it is small enough.
+
+        A better plan makes it smaller: while it is too large, the search goes on.
+        """
+        stalls = 0
+        while self.open(branch.bound) and stalls < _STALLS:
+            closed = close_gap(self.form, branch, side, self.upper, self.budget)
+            if closed is None:
+                before = self.best
+                self._search_on()
+                stalls += self.best is before
+                continue
+            if closed.batches is not None:
+                found = rate(self.problem, "boxes", [closed.batches])
+                self.best = found if found.better_than(self.best) else self.best
+            return max(branch.bound, closed.bound)
+        return branch.bound
 
     def result(self, seed: int, close: bool) -> Result[BatchSolution]:
         """Return the answer so far."""
