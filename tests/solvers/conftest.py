@@ -39,3 +39,21 @@ def instances() -> ModuleType:
 def exact_checks() -> ModuleType:
     """Give the comparisons of the exact solver with the oracle."""
     return _load("exact_checks")
+
+
+@pytest.fixture(scope="session")
+def hierarchies() -> ModuleType:
+    """Give the small random clusters with a hierarchy: `random_hierarchy`, `one_number_off`."""
+    return _load("hierarchies")
+
+
+@pytest.fixture(scope="session")
+def racks_benchmark() -> ModuleType:
+    """Give the benchmark's hierarchical clusters: `racks`."""
+    path = Path(__file__).parents[2] / "benchmarks" / "placement_clusters.py"
+    spec = importlib.util.spec_from_file_location("gpuplan_benchmark_clusters", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

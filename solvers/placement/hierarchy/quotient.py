@@ -179,6 +179,7 @@ class _Quotient:
             adds = np.zeros((levels + 1, num), dtype=np.int64)
             adds[0] = 1  # whatever stands in the first host is of its kind
             yield (0, -1), Counter(kinds.per, adds)
+            return  # what is too much in the host is too much around it, too
         for level in range(1, levels if self.phases else 0):
             near = self._used(tuple(leg for leg in legs if leg.phase <= level))
             for a in np.flatnonzero(near > kinds.shared[level, legs[0].kind]):
