@@ -20,10 +20,15 @@ def export_command(plan: str, runtime: str, output_path: Path | None, model: str
     """Write PLAN as what RUNTIME reads: lines to paste, or a file for it."""
     from gpuplan.cli.inputs import check_name
     from gpuplan.plans import export_details, list_runtimes, load_plan
+    from gpuplan.plans.kinds import document_kind
 
     output = Output(data=output_path is None)
     check_name(runtime, [known.name for known in list_runtimes()], "runtime")
     check_writable(output_path)
+    if document_kind(plan) == "gpuplan/deployment":
+        from gpuplan.cli.deploy import export_file
+
+        return export_file(plan, runtime, output_path, model, output)
     details = export_details(load_plan(plan), runtime, model=model)
     for note in details.notes:
         output.note(note)

@@ -13,6 +13,7 @@ from gpuplan.cli.groups import CommandSpec, ProgramGroup
 COMMANDS = {
     "map": CommandSpec("gpuplan.cli.map", "map_command", "Plan which layers go on which device (the main job)."),
     "pareto": CommandSpec("gpuplan.cli.pareto", "pareto_command", "The front over latency, bottleneck and devices."),
+    "deploy": CommandSpec("gpuplan.cli.deploy", "deploy_command", "Plan replicas over a whole cluster."),
     "compare": CommandSpec("gpuplan.cli.compare", "compare_command", "Every solver and baseline on one instance."),
     "batch": CommandSpec("gpuplan.cli.batch", "batch_command", "Plan which requests run together, where and when."),
     "predict": CommandSpec(

@@ -35,7 +35,7 @@ def test_help_loads_no_command():
 
 COMMANDS = (
     *("map", "pareto", "compare", "solve", "verify", "export", "topology", "model", "list"),
-    *("batch", "predict", "iteration", "profile"),
+    *("batch", "predict", "iteration", "profile", "deploy"),
 )
 
 
