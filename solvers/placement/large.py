@@ -5,10 +5,11 @@ from __future__ import annotations
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
-from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.effort import LADDER, Settings
 from gpuplan.solvers.placement.groups.wide import bound_wide
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.closing import close
 from gpuplan.solvers.placement.unlike.solve import minimise_unlike
 
 DEFAULT = Settings()
@@ -36,7 +37,33 @@ def minimise(
     """
     memory = {} if multipliers is None else multipliers
     if sum(bits_of(core.capacity)) <= settings.key_bits:
-        return LadderSearch(core, upper, budget, settings, hint, memory).run()
+        return _climb(core, upper, budget, settings, hint, memory)
     if core.modes is not None:
         return bound_wide(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)
+
+
+def _climb(
+    core: Core,
+    upper: float,
+    budget: Budget,
+    settings: Settings,
+    hint: ClassPath | None,
+    memory: dict[str, FloatArray],
+) -> CoreOutcome:
+    """Climb the ladder; where its beams leave a gap, close it with a bound that remembers before all labels are tried.
+
+    A cap on the cycle makes windows depend on the next device, which only the ladder's own relaxation reads exactly.
+    """
+    search = LadderSearch(core, upper, budget, settings, hint, memory)
+    if search.ladder is not LADDER or core.cap is not None or core.any_plan or core.modes is not None:
+        return search.run()
+    search.ladder = LADDER[:3]
+    first = search.run()
+    if first.proven or budget.exhausted():
+        return first
+    best = min(upper, first.value)
+    last = close(core, best, first.path, budget, settings, memory.get("best"))
+    if last.path is None:
+        return CoreOutcome(first.value, first.path, max(first.bound, last.bound), last.proven)
+    return CoreOutcome(last.value, last.path, max(min(first.bound, last.value), last.bound), last.proven)

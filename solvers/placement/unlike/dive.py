@@ -21,7 +21,7 @@ from gpuplan.solvers.placement.unlike.links import Wide
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 
 #: Labels kept at each boundary, hand-overs tried from each end of a stage, classes of least completion looked at.
-WIDTH, BRANCHES, LEADERS = 64, 4, 64
+WIDTH, BRANCHES, LEADERS = 64, 4, 32
 
 
 class Labels(NamedTuple):
@@ -52,9 +52,17 @@ class Labels(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Limits a plan must keep, and marks of the classes (C,)."""
+    """Limits a plan must keep, and marks of the classes (C,).
 
-    counts: Ints
+    home, amount
+        Resource each class draws on (itself without modes), and how much of it.
+    capacity
+        Of the resources.
+    """
+
+    home: Ints
+    amount: Ints
+    capacity: Ints
     max_stages: int
     weights: Floats
     limit: float
@@ -62,12 +70,13 @@ class Rules(NamedTuple):
 
 
 @njit(cache=True, nogil=True, fastmath=FLAGS)
-def _uses(labels: Labels, i: int, place: int, e: int) -> int:
-    """Count how often a label and its ancestors use a class."""
+def _uses(labels: Labels, i: int, place: int, home: int, rules: Rules) -> int:
+    """Return what a label and its ancestors take of a resource."""
     used = 0
     while True:
-        if labels.last[i, place] == e:
-            used += 1
+        d = labels.last[i, place]
+        if rules.home[d] == home:
+            used += rules.amount[d]
         if i == 0:
             return used
         parent, start = labels.before[i, place], labels.start[i, place]
@@ -105,7 +114,8 @@ def _offer(labels: Labels, parent: tuple[int, int], j: int, e: int, value: float
 def _allowed(labels: Labels, i: int, place: int, e: int, rules: Rules) -> bool:
     if labels.spent[i, place] + rules.weights[e] > rules.limit:
         return False
-    return _uses(labels, i, place, e) < rules.counts[e]
+    home = rules.home[e]
+    return _uses(labels, i, place, home, rules) + rules.amount[e] <= rules.capacity[home]
 
 
 @njit(cache=True, nogil=True, fastmath=FLAGS)
@@ -207,9 +217,7 @@ def dive(
                     if labels.stages[i, place] >= 2:
                         best = _finish(frame, back, labels, i, place, price, best, end)
                 elif labels.stages[i, place] < rules.max_stages:
-                    _hand_over(
-                        frame, links, weight, rest, leading[j], rules, labels, (i, place), j, branches, tried
-                    )
+                    _hand_over(frame, links, weight, rest, leading[j], rules, labels, (i, place), j, branches, tried)
     return best
 
 
@@ -224,7 +232,9 @@ def plan_from(
     back = np.zeros((0, 0)) if core.back is None else core.back
     end = np.zeros(2, dtype=np.int64)
     price = weight - core.entry
-    value = dive(frame, wide.links, back, weight, price, rest, rules, labels, BRANCHES, LEADERS, upper, end)
+    # A long plan uses many of the best classes before its end, so more are looked at.
+    leaders = LEADERS + 2 * relaxation.stages
+    value = dive(frame, wide.links, back, weight, price, rest, rules, labels, BRANCHES, leaders, upper, end)
     if not value < upper:
         return None
     path = _trace(labels, int(end[0]), int(end[1]), core.num_layers)
@@ -235,7 +245,9 @@ def plan_from(
 def _rules(core: Core) -> Rules:
     marks = np.random.default_rng(0).integers(1, 2**62, size=core.num_classes)
     weights = np.zeros(core.num_classes) if core.weights is None else core.weights
-    return Rules(core.counts, core.max_stages, weights, core.limit, marks)
+    modes = core.resources
+    amount = modes.use[modes.home, np.arange(core.num_classes)]
+    return Rules(modes.home, amount, modes.capacity, core.max_stages, weights, core.limit, marks)
 
 
 def _first_labels(core: Core, ranks: FloatArray, weight: FloatArray, rules: Rules, width: int) -> Labels:

@@ -75,6 +75,17 @@ class Links(NamedTuple):
     into_pb: Floats
 
 
+class Gates(NamedTuple):
+    """States with hand-overs of their own: state to[k] is reached from s at from_s[k, s] + size·from_pb[k, s].
+
+    Every other state is its class and reached from all states of all classes. Shapes (T,), (T, S).
+    """
+
+    to: Ints
+    from_s: Floats
+    from_pb: Floats
+
+
 @njit(cache=True, nogil=True, fastmath=FLAGS)
 def _try_near(opened: Floats, size: float, links: Links, least: Floats) -> None:
     """least[d] = least over the near classes of d."""
@@ -157,20 +168,39 @@ def backward(frame: Frame, links: Links, weight: Floats, after: Floats, rest: Fl
 
 
 @njit(cache=True, nogil=True, fastmath=FLAGS)
-def forward(frame: Frame, turned: Links, weight: Floats, arrive: Floats, ended: Floats) -> None:
-    """Relaxed costs from the start, the mirror of `backward`; `turned` holds the links seen from their receivers.
+def _arrive(turned: Links, gates: Gates, owner: Ints, size: float, ended: Floats, best: Floats, row: Floats) -> None:
+    """row[t] = least over states s of ended[s] + hop(s, t)."""
+    for c in range(len(best)):
+        best[c] = INF
+    for s in range(len(owner)):
+        best[owner[s]] = min(best[owner[s]], ended[s])
+    link_minima(best, size, turned, row[: len(best)])
+    for k in range(len(gates.to)):
+        least = INF
+        from_s, from_pb = gates.from_s[k], gates.from_pb[k]
+        for s in range(len(owner)):
+            least = min(least, from_s[s] + size * from_pb[s] + ended[s])
+        row[gates.to[k]] = least
+
+
+@njit(cache=True, nogil=True, fastmath=FLAGS)
+def forward(
+    frame: Frame, turned: Links, gates: Gates, owner: Ints, weight: Floats, arrive: Floats, ended: Floats
+) -> None:
+    """Relaxed costs from the start, the mirror of `backward`.
 
     arrive[i, d]: least cost to reach boundary i with d open there and paid for.
-    ended[j, d]: least cost to reach boundary j with d's stage closed there. Both (n+1, C), written.
+    ended[j, d]: least cost to reach boundary j with d's stage closed there. Both (n+1, S), written.
     """
     prefix = frame.prefix
     n, num = prefix.shape[0] - 1, prefix.shape[1]
+    best = np.empty(turned.into_s.shape[0])
     arrive[0] = weight
     arrive[n] = INF
     ended[:] = INF
     for i in range(n):
         if i > 0:
-            link_minima(ended[i], frame.boundary[i], turned, arrive[i])
+            _arrive(turned, gates, owner, frame.boundary[i], ended[i], best, arrive[i])
             for c in range(num):
                 arrive[i, c] += weight[c]
         reach, opened, behind = frame.reach[i], arrive[i], prefix[i]

@@ -9,7 +9,7 @@ import numpy as np
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, trivial_upper
-from gpuplan.solvers.placement.unlike.kernels import Frame, Links
+from gpuplan.solvers.placement.unlike.kernels import Frame, Gates, Links
 
 #: Near links of a class: those of its host and some of its rack.
 NEAR = 12
@@ -21,8 +21,12 @@ class Wide:
 
     owner
         Class of each state, shape (S,); the first C states are the classes themselves.
-    links, turned
-        Links seen from the sender and from the receiver.
+    links
+        Links of every state, seen from the sender.
+    turned
+        Links of the classes, seen from the receiver.
+    gates
+        States that are not open from every state.
     rows, limits
         Further constraints Σ_c rows[m, c]·v_c ≤ limits[m] on the stages v_c of each class (stage count, budget).
     trivial
@@ -33,32 +37,31 @@ class Wide:
     frame: Frame
     links: Links
     turned: Links
+    gates: Gates
     rows: FloatArray
     limits: FloatArray
     trivial: float
     owner: IntArray
 
 
-def make_wide(core: Core, states: Core | None = None, owner: IntArray | None = None) -> Wide:
-    """Prepare a core, or its `states` with the classes they belong to.
-
-    O(S²) time; no copy of the pair tables when they are symmetric.
-    """
+def make_wide(core: Core) -> Wide:
+    """Prepare a core. O(C²) time; no copy of the pair tables when they are symmetric."""
     rows, limits = _further_rows(core)
-    trivial = trivial_upper(core)
-    owner = np.arange(core.num_classes) if owner is None else owner
-    return Wide(core, *_tables(core if states is None else states, core.num_classes), rows, limits, trivial, owner)
-
-
-def _tables(core: Core, classes: int) -> tuple[Frame, Links, Links]:
     hop_s, per_byte = core.hop_s, core.hop_s_per_byte
     same = np.array_equal(hop_s, hop_s.T) and np.array_equal(per_byte, per_byte.T)
     typical = float(np.median(core.boundary[1:-1])) if core.num_layers > 1 else 0.0
     from_s = hop_s if same else np.ascontiguousarray(hop_s.T)
     from_pb = per_byte if same else np.ascontiguousarray(per_byte.T)
-    links = make_links(hop_s, per_byte, from_s[:classes], from_pb[:classes], typical)
-    turned = links if same else make_links(from_s, from_pb, hop_s, per_byte, typical)
-    return _frame(core), links, turned
+    links = _make_links(hop_s, per_byte, from_s, from_pb, typical)
+    turned = links if same else _make_links(from_s, from_pb, hop_s, per_byte, typical)
+    owner = np.arange(core.num_classes)
+    return Wide(core, _frame(core), links, turned, no_gates(core.num_classes), rows, limits, trivial_upper(core), owner)
+
+
+def no_gates(size: int) -> Gates:
+    """Return no gates for so many states."""
+    empty = np.zeros((0, size))
+    return Gates(np.zeros(0, dtype=np.int64), empty, empty)
 
 
 def _frame(core: Core) -> Frame:
@@ -89,35 +92,32 @@ def returning(core: Core) -> FloatArray:
     return np.asarray(back.min(axis=1))
 
 
-def make_links(
+def _make_links(
     hop_s: FloatArray, per_byte: FloatArray, into_s: FloatArray, into_pb: FloatArray, typical: float
 ) -> Links:
-    """Set the near links apart: the nearest of the classes in the table `into_s`, and all that are not in it.
-
-    hop_s, per_byte: (S, S), [d, e] the link from d to e; into_s, into_pb: their turned tables, first R rows.
-    """
-    size, listed = len(hop_s), len(into_s)
-    count = min(NEAR, listed)
-    is_near = np.isfinite(hop_s)
-    is_near[:, :listed] = False
-    for begin in range(0, size, 256):  # blocks keep the temporary arrays small
-        times = hop_s[begin : begin + 256, :listed] + typical * per_byte[begin : begin + 256, :listed]
-        nearest = np.argpartition(times, count - 1, axis=1)[:, :count]
-        np.put_along_axis(is_near[begin : begin + 256], nearest, True, axis=1)
-    sender, near = np.nonzero(is_near)
-    first = np.concatenate([[0], np.cumsum(is_near.sum(axis=1))]).astype(np.int64)
-    far_s, far_pb = np.full(size, np.inf), np.full(size, np.inf)
-    if count < listed:
-        apart = is_near[:, :listed]
-        far_s = np.where(apart, np.inf, hop_s[:, :listed]).min(axis=1)
-        far_pb = np.where(apart, np.inf, per_byte[:, :listed]).min(axis=1)
-    return Links(first, near.astype(np.int64), hop_s[sender, near], per_byte[sender, near], far_s, far_pb, into_s, into_pb)
+    """Set the near links of every class apart; `into_s`, `into_pb` are the tables turned."""
+    num = len(hop_s)
+    count = min(NEAR, num)
+    near = np.empty((num, count), dtype=np.int64)
+    for begin in range(0, num, 256):  # blocks keep the temporary arrays small
+        block = slice(begin, begin + 256)
+        times = hop_s[block] + typical * per_byte[block]
+        near[block] = np.sort(np.argpartition(times, count - 1, axis=1)[:, :count], axis=1)
+    far_s, far_pb = np.full(num, np.inf), np.full(num, np.inf)
+    if count < num:
+        for far, table in ((far_s, hop_s), (far_pb, per_byte)):
+            apart = table.copy()
+            np.put_along_axis(apart, near, np.inf, axis=1)
+            far[:] = apart.min(axis=1)
+    first = np.arange(num + 1, dtype=np.int64) * count
+    near_s, near_pb = np.take_along_axis(hop_s, near, 1), np.take_along_axis(per_byte, near, 1)
+    return Links(first, near.ravel(), near_s.ravel(), near_pb.ravel(), far_s, far_pb, into_s, into_pb)
 
 
 def _further_rows(core: Core) -> tuple[FloatArray, FloatArray]:
     """Stage count and budget, where they bind; scaled to the size of a count."""
     rows, limits = [np.empty((0, core.num_classes))], []
-    if core.max_stages < min(int(core.counts.sum()), core.num_layers):
+    if core.modes is None and core.max_stages < min(int(core.counts.sum()), core.num_layers):
         rows.append(np.ones((1, core.num_classes)))
         limits.append(float(core.max_stages))
     if core.weights is not None:
@@ -130,5 +130,7 @@ def _further_rows(core: Core) -> tuple[FloatArray, FloatArray]:
 def feasible_counts(core: Core, used: IntArray) -> bool:
     """Return whether so many stages per class keep counts, stage limit and budget."""
     if (used > core.counts).any() or not 2 <= used.sum() <= core.max_stages:
+        return False
+    if core.modes is not None and (core.modes.use @ used > core.modes.capacity).any():
         return False
     return core.weights is None or float(used @ core.weights) <= core.limit

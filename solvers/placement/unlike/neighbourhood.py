@@ -16,44 +16,47 @@ from gpuplan.solvers.placement.core import Core, bits_of
 from gpuplan.solvers.placement.effort import Effort, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.links import Wide
+from gpuplan.solvers.placement.unlike.quiet import QuietBudget
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 from gpuplan.solvers.placement.unlike.segment import make_segment
 
 #: Stages freed at once, and classes in a neighbourhood.
 FREE_STAGES, CLASSES = 16, 44
 #: Effort on one neighbourhood.
-JOINT_STEPS = 60
-EFFORT = (Effort(0, 60),)
+JOINT_STEPS = 80
+EFFORT = (Effort(0, 0), Effort(0, 100))
 
 
 class Neighbourhoods:
     """Draws neighbourhoods of a plan and searches them."""
 
-    def __init__(self, relaxation: WideRelaxation, budget: Budget, settings: Settings, seed: int = 0) -> None:
-        self.relaxation, self.budget = relaxation, budget
-        self.core: Core = relaxation.wide.core
+    def __init__(self, wide: Wide, budget: Budget, settings: Settings, seed: int = 0) -> None:
+        self.wide, self.budget = wide, QuietBudget(budget)
+        self.core: Core = wide.core
         self.settings = replace(settings, ladder=EFFORT, joint_steps=JOINT_STEPS)
         self.rng = np.random.default_rng(seed)
         self.drawn = 0
         self.reduced: FloatArray = np.zeros(self.core.num_classes)
-        self.look_again()
+        self.multipliers: FloatArray = np.zeros(0)
 
-    def look_again(self) -> None:
-        """Take reduced costs from the relaxation as it stands."""
-        costs = self.relaxation.through() - self.relaxation.lower
+    def look_again(self, relaxation: WideRelaxation) -> None:
+        """Take reduced costs and multipliers from the relaxation as it stands."""
+        self.multipliers = relaxation.best
+        costs = relaxation.through() - relaxation.lower
         self.reduced = np.where(np.isfinite(costs), np.maximum(costs, 0.0), np.inf)
 
     def improve(self, value: float, path: ClassPath) -> tuple[float, ClassPath] | None:
         """Search one neighbourhood of a plan; return a better plan or None."""
-        if self.core.cap is not None:
+        if self.core.cap is not None or self.core.modes is not None:
             return None
         first, last = self._part(len(path))
         others = self._others(path, first, last)
         segment = make_segment(self.core, path, first, last, others)
         part = segment.core
         known = part.value(segment.path)
-        search = LadderSearch(part, known, self.budget, self.settings, None, {"best": self._multipliers(segment.keep, part)})
-        found = search.run()
+        start = {"best": self._multipliers(segment.keep, part)}
+        found = LadderSearch(part, known, self.budget, self.settings, None, start).run()
         if found.path is None:
             return None
         whole = segment.whole(found.path)
@@ -64,7 +67,10 @@ class Neighbourhoods:
         """Draw the stages to free."""
         self.drawn += 1
         if stages <= FREE_STAGES + 4:
-            return 0, stages
+            if self.core.back is None or stages < 3:
+                return 0, stages
+            # With one end standing still the return hop is a matter of the other end alone.
+            return (0, stages - 1) if self.drawn % 2 else (1, stages)
         first = int(self.rng.integers(-FREE_STAGES // 2, stages - FREE_STAGES // 2))
         return max(first, 0), min(first + FREE_STAGES, stages)
 
@@ -98,6 +104,6 @@ class Neighbourhoods:
     def _multipliers(self, keep: IntArray, part: Core) -> FloatArray:
         """Multipliers of the whole as a start for a part."""
         num = self.core.num_classes
-        best = self.relaxation.best
+        best = self.multipliers
         extra = part.num_classes - len(keep)
         return np.concatenate([best[keep], np.zeros(extra), best[num:]])

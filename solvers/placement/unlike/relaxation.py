@@ -16,6 +16,8 @@ import numpy as np
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.kernels import BEST
+from gpuplan.solvers.placement.lagrangian import Relaxation, kernel_arrays
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike import kernels
 from gpuplan.solvers.placement.unlike.links import Wide, feasible_counts
@@ -54,6 +56,8 @@ class WideRelaxation:
         Completions at the best multipliers, position-major.
     plan
         Best plan that a relaxed path turned out to be, and its value.
+    stages
+        Stages of the last relaxed path.
     watch
         Called with the classes of every relaxed path.
     """
@@ -61,7 +65,7 @@ class WideRelaxation:
     def __init__(self, wide: Wide, multipliers: FloatArray | None = None) -> None:
         self.wide = wide
         num, n = len(wide.owner), wide.core.num_layers
-        self.capacity = np.concatenate([wide.core.counts.astype(np.float64), wide.limits])
+        self.capacity = np.concatenate([wide.core.capacity.astype(np.float64), wide.limits])
         known = multipliers is not None and len(multipliers) == len(self.capacity)
         self.multipliers = np.array(multipliers) if known else np.zeros(len(self.capacity))
         self.best = self.multipliers.copy()
@@ -72,13 +76,15 @@ class WideRelaxation:
         self.steps = Steps(direction=np.zeros(len(self.capacity)))
         self.plan: tuple[float, ClassPath] | None = None
         self.done = False
+        self.stages = 0
         self.watch: Callable[[IntArray], None] | None = None
 
     def weight(self, multipliers: FloatArray | None = None) -> FloatArray:
         """Return the value of opening a stage on each class, multipliers included, shape (C,)."""
         chosen = self.best if multipliers is None else multipliers
-        num = self.wide.core.num_classes
-        return np.ascontiguousarray(self.wide.core.entry + chosen[:num] + chosen[num:] @ self.wide.rows)
+        core, num = self.wide.core, len(self.wide.core.capacity)
+        held = chosen[:num] if core.modes is None else chosen[:num] @ core.modes.use
+        return np.ascontiguousarray(core.entry + held + chosen[num:] @ self.wide.rows)
 
     def class_rest(self) -> FloatArray:
         """Return the completions of the classes, free of any memory, shape (n+1, C)."""
@@ -113,6 +119,7 @@ class WideRelaxation:
             return
         self._note(bound)
         count = kernels.follow(frame, links, weight, self._after, self._rest, self._classes, self._stops)
+        self.stages = count
         self._classes[:count] = self.wide.owner[self._classes[:count]]
         used = np.bincount(self._classes[:count], minlength=self.wide.core.num_classes)
         self._take_path(count, used)
@@ -152,7 +159,9 @@ class WideRelaxation:
     def _move(self, used: IntArray, upper: float, bound: float) -> None:
         """Move the multipliers along the deflected excess of the relaxed path."""
         steps = self.steps
-        excess = np.concatenate([used, self.wide.rows @ used]) - self.capacity
+        modes = self.wide.core.modes
+        taken = used if modes is None else modes.use @ used
+        excess = np.concatenate([taken, self.wide.rows @ used]) - self.capacity
         free = self.multipliers <= 0.0
         direction = np.where(free & (excess < 0.0), 0.0, excess) + MEMORY * steps.direction
         direction[free & (direction < 0.0)] = 0.0
@@ -166,6 +175,23 @@ class WideRelaxation:
         length = steps.length * max(aim - bound, 1e-4 * scale) / norm
         np.maximum(0.0, self.multipliers + length * direction, out=self.multipliers)
 
+    def completions(self, term: FloatArray, ending: IntArray, allowed: IntArray) -> Relaxation:
+        """Return the relaxation that the label search reads, for plans with this return hop and these first classes.
+
+        A class's completions are those of its state without memory, which no history can beat.
+        """
+        wide, num = self.wide, self.wide.core.num_classes
+        after, rest = np.empty((2, *self.rest.shape))
+        frame = wide.frame._replace(term=np.ascontiguousarray(term[wide.owner]))
+        weight = self.weight()
+        kernels.backward(frame, wide.links, weight[wide.owner], after, rest)
+        relaxation = Relaxation(kernel_arrays(wide.core), term, ending, allowed, self.best.copy())
+        relaxation.after = np.ascontiguousarray(after[:, :num].T)
+        relaxation.rest = np.ascontiguousarray(rest[:, :num].T)
+        bound = float((relaxation.rest[allowed, 0] + weight[allowed]).min()) - self.constant()
+        relaxation.state[BEST] = bound
+        return relaxation
+
     def through(self) -> FloatArray:
         """Return the least relaxed cost of a plan that uses each class, at the best multipliers; shape (C,)."""
         arrive, _ = self.arrivals()
@@ -177,7 +203,9 @@ class WideRelaxation:
     def arrivals(self) -> tuple[FloatArray, FloatArray]:
         """Return arrive[i, d] and ended[j, d] of `kernels.forward` at the best multipliers."""
         arrive, ended = np.empty((2, *self.rest.shape))
-        kernels.forward(self.wide.frame, self.wide.turned, self.weight()[self.wide.owner], arrive, ended)
+        wide = self.wide
+        weight = self.weight()[wide.owner]
+        kernels.forward(wide.frame, wide.turned, wide.gates, wide.owner, weight, arrive, ended)
         return arrive, ended
 
 

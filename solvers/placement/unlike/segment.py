@@ -2,13 +2,14 @@
 
 What stands still before the part becomes one class that holds one layer and hands over as its last device does; what
 stands still behind it likewise. A plan of the part put between them is a plan of the whole, of the same value up to a
-constant.
+constant. Where the first stage is free and the last stands still, the class before hands over at the return hop's cost.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,10 +35,11 @@ class Segment:
     before: ClassPath
     behind: ClassPath
     begin: int
+    head: bool
 
     def whole(self, path: ClassPath) -> ClassPath:
         """Return the whole plan for a plan of the part."""
-        shift = self.begin - bool(self.before)
+        shift = self.begin - self.head
         num = len(self.keep)
         free = [(int(self.keep[c]), i + shift, j + shift) for c, i, j in path if c < num]
         return (*self.before, *free, *self.behind)
@@ -54,111 +56,119 @@ def make_segment(core: Core, path: ClassPath, first: int, last: int, others: Int
     wanted = np.union1d([c for c, _, _ in free], others).astype(np.int64)
     keep = wanted[core.counts[wanted] > standing[wanted]]
     ends = (free[0][1], free[-1][2])
-    part = _part(core, keep, standing, ends, before, behind)
+    head = bool(before) or (bool(behind) and core.back is not None)
+    part = _part(core, keep, standing, Frame(*ends, head, before, behind))
     place = {int(c): k for k, c in enumerate(keep)}
-    shift = ends[0] - bool(before)
+    shift = ends[0] - head
     stages = [(place[c], i - shift, j - shift) for c, i, j in free]
-    if before:
+    if head:
         stages.insert(0, (len(keep), 0, 1))
     if behind:
         stages.append((part.num_classes - 1, part.num_layers - 1, part.num_layers))
-    return Segment(part, tuple(stages), keep, before, behind, ends[0])
+    return Segment(part, tuple(stages), keep, before, behind, ends[0], head)
 
 
-def _part(
-    core: Core, keep: IntArray, standing: IntArray, ends: tuple[int, int], before: ClassPath, behind: ClassPath
-) -> Core:
+class Frame(NamedTuple):
+    """What surrounds a part: its layers begin..end−1, whether a class stands before it, and the standing stages."""
+
+    begin: int
+    end: int
+    head: bool
+    before: ClassPath
+    behind: ClassPath
+
+    @property
+    def extra(self) -> int:
+        """Standing classes."""
+        return self.head + bool(self.behind)
+
+
+def _part(core: Core, keep: IntArray, standing: IntArray, frame: Frame) -> Core:
     """Assemble the core of a part."""
-    extra = bool(before) + bool(behind)
-    num = len(keep) + extra
     weights, limit = core.weights, core.limit
     if weights is not None:
         limit = limit - float(standing @ weights)
-        weights = np.concatenate([weights[keep], np.zeros(extra)])
-    hop_s, per_byte = _hops(core, keep, before, behind)
-    low, top = _windows(core, keep, ends, before, behind)
+        weights = np.concatenate([weights[keep], np.zeros(frame.extra)])
+    hop_s, per_byte = _hops(core, keep, frame)
+    low, top = _windows(core, keep, frame)
     return dataclasses.replace(
         core,
-        counts=np.concatenate([core.counts[keep] - standing[keep], np.ones(extra, dtype=np.int64)]),
-        pred=np.full(num, -1, dtype=np.int64),
-        prefix=_prefix(core, keep, ends, before, behind),
+        counts=np.concatenate([core.counts[keep] - standing[keep], np.ones(frame.extra, dtype=np.int64)]),
+        pred=np.full(len(keep) + frame.extra, -1, dtype=np.int64),
+        prefix=_prefix(core, keep, frame),
         hop_s=hop_s,
         hop_s_per_byte=per_byte,
-        boundary=_stretch(core.boundary, ends, before, behind),
-        back=_back(core, keep, before, behind),
-        entry=np.concatenate([core.entry[keep], np.zeros(extra)]),
+        boundary=_stretch(core.boundary, frame),
+        back=_back(core, keep, frame),
+        entry=np.concatenate([core.entry[keep], np.zeros(frame.extra)]),
         low=low,
         top=top,
-        max_stages=core.max_stages - len(before) - len(behind) + extra,
+        max_stages=core.max_stages - len(frame.before) - len(frame.behind) + frame.extra,
         weights=weights,
         limit=limit,
         any_plan=False,
     )
 
 
-def _stretch(values: FloatArray, ends: tuple[int, int], before: ClassPath, behind: ClassPath) -> FloatArray:
-    """Return the columns of the part's boundaries, one more on a side that stands still."""
-    begin, end = ends
-    columns = [begin] * bool(before) + list(range(begin, end + 1)) + [end] * bool(behind)
+def _stretch(values: FloatArray, frame: Frame) -> FloatArray:
+    """Return the columns of the part's boundaries, one more on a side where something stands."""
+    columns = [frame.begin] * frame.head + list(range(frame.begin, frame.end + 1)) + [frame.end] * bool(frame.behind)
     return np.ascontiguousarray(values[..., columns])
 
 
-def _prefix(core: Core, keep: IntArray, ends: tuple[int, int], before: ClassPath, behind: ClassPath) -> FloatArray:
-    """Times of the part's layers; the layers of what stands still cost nothing."""
-    inner = _stretch(core.prefix[keep], ends, before, behind)
+def _prefix(core: Core, keep: IntArray, frame: Frame) -> FloatArray:
+    """Return the times of the part's layers; the layers of what stands still cost nothing."""
+    inner = _stretch(core.prefix[keep], frame)
     inner = inner - inner[:, :1]
-    extra = bool(before) + bool(behind)
-    return np.ascontiguousarray(np.concatenate([inner, np.zeros((extra, inner.shape[1]))]))
+    return np.ascontiguousarray(np.concatenate([inner, np.zeros((frame.extra, inner.shape[1]))]))
 
 
-def _hops(core: Core, keep: IntArray, before: ClassPath, behind: ClassPath) -> tuple[FloatArray, FloatArray]:
+def _hops(core: Core, keep: IntArray, frame: Frame) -> tuple[FloatArray, FloatArray]:
+    """Return the links of the part; the standing classes have none but those set here."""
     num = len(keep)
-    size = num + bool(before) + bool(behind)
+    size = num + frame.extra
     tables = []
     for table, none in ((core.hop_s, np.inf), (core.hop_s_per_byte, 0.0)):
         hops = np.full((size, size), none)
         hops[:num, :num] = table[np.ix_(keep, keep)]
-        if before:
-            hops[num, :num] = table[before[-1][0], keep]
-        if behind:
-            hops[:num, size - 1] = table[keep, behind[0][0]]
+        if frame.before:
+            hops[num, :num] = table[frame.before[-1][0], keep]
+        if frame.behind:
+            hops[:num, size - 1] = table[keep, frame.behind[0][0]]
         tables.append(hops)
-    # A link of no route is inf + 0 per byte; the classes that stand still have none but those set.
+    if frame.head and not frame.before:
+        assert core.back is not None
+        tables[0][num, :num], tables[1][num, :num] = core.back[frame.behind[-1][0], keep], 0.0
     return tables[0], tables[1]
 
 
-def _windows(
-    core: Core, keep: IntArray, ends: tuple[int, int], before: ClassPath, behind: ClassPath
-) -> tuple[IntArray, IntArray]:
-    """Windows of the part: nobody else holds the layers that stand still, their classes hold nothing else."""
-    begin, end = ends
-    head, tail = int(bool(before)), int(bool(behind))
+def _windows(core: Core, keep: IntArray, frame: Frame) -> tuple[IntArray, IntArray]:
+    """Return the windows of the part: its classes hold no layer that stands still, the standing ones no other."""
+    begin, end, head, tail = frame.begin, frame.end, int(frame.head), int(bool(frame.behind))
     n = end - begin + head + tail
     every = np.arange(n + 1)
+    own = slice(head + 1, n - tail + 1)
     low = np.tile(every, (len(keep) + head + tail, 1))
-    inner = np.maximum(core.low[keep, begin + 1 : end + 1] - begin + head, head)
-    low[: len(keep), head + 1 : n - tail + 1] = inner
+    low[: len(keep), own] = np.maximum(core.low[keep, begin + 1 : end + 1] - begin + head, head)
     top = every - 1
-    top[head + 1 : n - tail + 1] = np.minimum(core.top[begin + 1 : end + 1] - begin + head, top[head + 1 : n - tail + 1])
-    if before:
+    top[own] = np.minimum(core.top[begin + 1 : end + 1] - begin + head, top[own])
+    if head:
         low[len(keep), 1] = 0
     else:
         low[:, 0] = 0
-    if behind:
+    if tail:
         low[-1, n] = n - 1
     return np.ascontiguousarray(low), np.ascontiguousarray(top)
 
 
-def _back(core: Core, keep: IntArray, before: ClassPath, behind: ClassPath) -> FloatArray | None:
-    """Return hop of the part; None where first and last device stand still."""
-    if core.back is None or (before and behind):
+def _back(core: Core, keep: IntArray, frame: Frame) -> FloatArray | None:
+    """Return hop of the part; None where the last device stands still (see `_hops`)."""
+    if core.back is None or frame.behind:
         return None
     num = len(keep)
-    size = num + bool(before) + bool(behind)
+    size = num + frame.extra
     back = np.zeros((size, size))
     back[:num, :num] = core.back[np.ix_(keep, keep)]
-    if before:
-        back[:num, num] = core.back[keep, before[0][0]]
-    if behind:
-        back[num, :num] = core.back[behind[-1][0], keep]
+    if frame.before:
+        back[:num, num] = core.back[keep, frame.before[0][0]]
     return back

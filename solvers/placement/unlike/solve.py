@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,19 +17,23 @@ from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
-from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
-from gpuplan.solvers.placement.reduced import restore, restrict, useful
+from gpuplan.solvers.placement.reduced import best_classes, restore, restrict, useful
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.closing import close
 from gpuplan.solvers.placement.unlike.dive import plan_from
 from gpuplan.solvers.placement.unlike.links import make_wide
+from gpuplan.solvers.placement.unlike.memory import Memory, restrict_sets
 from gpuplan.solvers.placement.unlike.neighbourhood import Neighbourhoods
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 
-#: Subgradient steps before each of the first dives, and of each later stretch.
-FIRST_STEPS, MORE_STEPS = (30, 50, 80), 60
-#: Neighbourhoods between two stretches of steps, and how many may pass in vain before the search ends.
-ROUND, PATIENCE = 12, 120
+#: Subgradient steps before each of the first dives, and with each growth of the memory.
+FIRST_STEPS, MORE_STEPS = (12, 100), 50
+#: Rise of the bound (share of the gap) that is worth another growth.
+WORTH = 0.01
+#: Neighbourhoods between two growths, and how many may pass in vain before the search ends.
+ROUND, PATIENCE = 4, 60
 
 
 def minimise_unlike(
@@ -44,6 +49,8 @@ def minimise_unlike(
 
 
 class _Unlike:
+    path: ClassPath | None
+
     def __init__(
         self,
         core: Core,
@@ -53,25 +60,23 @@ class _Unlike:
         hint: ClassPath | None,
         memory: dict[str, FloatArray],
     ) -> None:
-        self.core, self.budget, self.settings, self.memory = core, budget, settings, memory
+        self.core, self.budget, self.settings, self.known = core, budget, settings, memory
         self.best, self.path = upper, None
         self.wide = make_wide(core)
         self.relaxation = WideRelaxation(self.wide, memory.get("best"))
+        self.memory = Memory(core)
         self.lower = -math.inf
         if hint is not None and core.holds(hint):
             self._offer(core.value(hint), hint)
 
-    path: ClassPath | None
-
     def run(self) -> CoreOutcome:
         """Bound and dive, then close the gap or narrow it."""
         for steps in FIRST_STEPS:
+            self.relaxation.restart()
             self._bound(steps)
             if self._over():
                 return self._outcome()
             self._dive()
-        if self._finish() or self._over():
-            return self._outcome()
         self._narrow()
         return self._outcome()
 
@@ -79,59 +84,91 @@ class _Unlike:
 
     def _bound(self, steps: int) -> None:
         relaxation = self.relaxation
-        relaxation.restart()
+        relaxation.watch = self.memory.watch
         relaxation.raise_bound(steps, self.best, self.budget, self._target())
         self.lower = max(self.lower, relaxation.lower)
         if math.isfinite(relaxation.lower):
-            self.memory["best"] = relaxation.best.copy()
+            self.known["best"] = relaxation.best.copy()
         if relaxation.plan is not None:
             self._offer(*relaxation.plan)
         self._report()
 
     def _dive(self) -> None:
-        plan = plan_from(self.relaxation, self.best)
+        plan = plan_from(self.wide, self.relaxation, self.best)
         if plan is not None:
             self._offer(*plan)
         self._report()
 
     def _narrow(self) -> None:
-        """Search neighbourhoods and raise the bound in turn until nothing moves."""
-        search = Neighbourhoods(self.relaxation, self.budget, self.settings)
-        idle = 0
-        while idle < PATIENCE and self.path is not None and not self._over():
-            before = self.best
+        """Grow the memory and search neighbourhoods in turn until nothing moves."""
+        search = Neighbourhoods(self.wide, self.budget, self.settings)
+        idle, growing = 0, True
+        while not self._over():
+            if self._finish(search) or (idle >= PATIENCE and not growing):
+                return
+            growing = growing and self._remember()
             for _ in range(ROUND):
-                if self._over():
-                    return
+                if self._over() or self.path is None:
+                    break
                 better = search.improve(self.best, self.path)
                 idle = 0 if better is not None else idle + 1
                 if better is not None:
                     self._offer(*better)
-            self._bound(MORE_STEPS)
-            if self.best < before:
-                self._dive()
-            search.look_again()
-            if self._finish():
+            if self.path is None and not growing:
+                self._best_classes(search)
                 return
 
-    def _finish(self) -> bool:
-        """Search exactly what reduced costs leave over, where it fits a key; return whether the core is settled."""
+    def _remember(self) -> bool:
+        """Bound again with more memory; return whether that still helps."""
+        if not self.memory.grow():
+            return False
+        before, length = self.lower, max(self.relaxation.steps.length, 0.3)
+        self.relaxation = WideRelaxation(self.memory.wide(self.wide), self.relaxation.best)
+        self.relaxation.steps.length = length
+        self._bound(MORE_STEPS)
+        if not self._over():
+            self._dive()
+        return self.best == math.inf or self.lower - before > WORTH * (self.best - before)
+
+    def _finish(self, search: Neighbourhoods) -> bool:
+        """Close the gap of what reduced costs leave over, where it fits a key; return whether the core is settled."""
+        search.look_again(self.relaxation)
         keep = np.flatnonzero(useful(self.core, self.relaxation.through(), self._target()))
         if len(keep) == 0:
             self.lower = math.inf
             return True
-        if sum(bits_of(self.core.counts[keep])) > self.settings.key_bits:
+        if self.path is None or self.core.any_plan or key_bits(self.core, keep) > self.settings.key_bits:
             return False
-        return self._search(keep)
-
-    def _search(self, keep: IntArray) -> bool:
-        num = self.core.num_classes
-        start = {"best": np.concatenate([self.relaxation.best[keep], self.relaxation.best[num:]])}
-        part = LadderSearch(restrict(self.core, keep), self.best, self.budget, self.settings, None, start).run()
-        if part.path is not None:
-            self._offer(part.value, restore(part.path, keep))
-        self.lower = math.inf if part.proven else max(self.lower, part.bound)
+        self._close(keep)
         return True
+
+    def _close(self, keep: IntArray) -> None:
+        num = len(self.core.capacity)
+        whole = self.core.modes is not None or len(keep) == self.core.num_classes
+        part = self.core if whole else restrict(self.core, keep)
+        chosen = np.arange(self.core.num_classes) if whole else keep
+        best = self.relaxation.best
+        start = best if whole else np.concatenate([best[keep], best[num:]])
+        place = {int(c): k for k, c in enumerate(chosen)}
+        path = self.path
+        inner = None
+        if path is not None and all(c in place for c, _, _ in path):
+            inner = tuple((place[c], i, j) for c, i, j in path)
+        sets = restrict_sets(self.memory.sets, chosen)
+        found = close(part, self.best, inner, self.budget, self.settings, start, sets)
+        if found.path is not None:
+            self._offer(found.value, restore(found.path, chosen))
+        self.lower = math.inf if found.proven else max(self.lower, found.bound)
+
+    def _best_classes(self, search: Neighbourhoods) -> None:
+        """Look for any plan among the classes of least reduced cost that fit a key."""
+        keep = best_classes(self.core, search.reduced, self.settings.key_bits)
+        if len(keep) == 0:
+            return
+        settings = replace(self.settings, ladder=BEAM_LADDER)
+        found = LadderSearch(restrict(self.core, keep), self.best, self.budget, settings, None, {}).run()
+        if found.path is not None:
+            self._offer(found.value, restore(found.path, keep))
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -148,7 +185,7 @@ class _Unlike:
 
     def _over(self) -> bool:
         found_any = self.core.any_plan and self.path is not None
-        return found_any or self.lower >= self._target() or self.lower == math.inf or self.budget.exhausted()
+        return found_any or self.lower >= self._target() or self.budget.exhausted()
 
     def _report(self) -> None:
         if not self.core.any_plan:
@@ -159,6 +196,11 @@ class _Unlike:
         value = self.best if self.path is not None else math.inf
         if self.core.any_plan and self.path is not None:
             return CoreOutcome(value, self.path, -math.inf, False)
-        if self.lower == math.inf or self.lower >= self._target():
+        if self.lower >= self._target():
             return CoreOutcome(value, self.path, self.best, True)
         return CoreOutcome(value, self.path, min(self.lower, self.best), False)
+
+
+def key_bits(core: Core, keep: IntArray) -> int:
+    """Bits of a key over some classes (all resources with modes)."""
+    return sum(bits_of(core.counts[keep] if core.modes is None else core.capacity))
