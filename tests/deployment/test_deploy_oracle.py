@@ -1,0 +1,82 @@
+"""Deployments against brute force: the objective on one side of the optimum, the bound on the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuplan.plans.verify.deployment import verify_deployment
+from gpuplan.profiles import Workload
+from gpuplan.profiles.problems.deployment import DeploymentProblem
+from gpuplan.solvers import deploy
+
+#: Relative slack for sums taken in another order.
+ROUNDING = 1e-9
+
+
+def ask(case, costs, **changes):
+    """Return the problem of a random case: 3 → 4 tokens, batch 2, M the number of stages."""
+    model, topology = case
+    settings = {"tensor_parallel": (1,), "reserve_bytes": 0.0, **changes}
+    return DeploymentProblem(model, topology, costs, Workload(2, 3, 4), **settings)
+
+
+def hold(problem, oracle):
+    """Check the answer of a problem against the optimum; return how it stands."""
+    degrees = [degree for degree in (1, 2) if degree in problem.tensor_parallel]
+    best = oracle.Oracle(problem, [1, 2, 4, 8, 16, 32, 64, 128] if problem.batch_auto else [2], degrees).optimum()
+    result = deploy(problem)
+    if best is None:
+        assert result.plan is None
+        return result.status
+    assert result.status in ("optimal", "feasible"), (result.status, result.reasons, best)
+    assert str(verify_deployment(result.require_plan())) == "every number and constraint holds"
+    sign = 1.0 if problem.maximised else -1.0
+    assert sign * (best - result.objective) >= -ROUNDING * best, (best, result.objective)
+    assert result.bound is not None
+    assert sign * (result.bound - best) >= -ROUNDING * best, (best, result.bound)
+    reached = abs(best - result.objective) <= ROUNDING * best
+    assert reached or result.status != "optimal"
+    return "best" if reached else "below"
+
+
+@pytest.mark.parametrize("objective", ["requests", "throughput"])
+@pytest.mark.parametrize("degrees", [(1,), (1, 2)])
+def test_maximised_objectives(objective, degrees, random_case, ideal_costs, oracle):
+    """On random clusters of up to 6 devices no answer beats the optimum and no bound falls below it."""
+    outcomes = [
+        hold(ask(random_case(seed), ideal_costs, objective=objective, tensor_parallel=degrees), oracle)
+        for seed in range(30)
+    ]
+    assert outcomes.count("best") >= 0.8 * (len(outcomes) - outcomes.count("infeasible")), outcomes
+
+
+@pytest.mark.parametrize("objective", ["devices", "cost"])
+def test_demands(objective, random_case, ideal_costs, oracle):
+    """Fewest devices and lowest price under demands from easy to out of reach."""
+    outcomes = []
+    for seed in range(24):
+        most = deploy(ask(random_case(seed), ideal_costs)).objective or 0.1
+        demand = most * (0.3, 0.8, 1.2)[seed % 3]
+        outcomes.append(hold(ask(random_case(seed), ideal_costs, objective=objective, demand_rps=demand), oracle))
+    assert outcomes.count("best") >= 12, outcomes
+    assert "infeasible" in outcomes
+
+
+def test_limits_and_promises(random_case, ideal_costs, oracle):
+    """Limits on devices and replicas, SLOs and fixed micro-batches, each against brute force."""
+    changes = (
+        {"max_replicas": 1},
+        {"max_devices": 2},
+        {"ttft_slo_s": 6.0},
+        {"tpot_slo_s": 4.0},
+        {"micro_batches_from_stages": False},
+        {"return_hop": False},
+    )
+    outcomes = [hold(ask(random_case(seed), ideal_costs, **changes[seed % 6]), oracle) for seed in range(30)]
+    assert outcomes.count("best") + outcomes.count("infeasible") >= 24, outcomes
+
+
+def test_batch_auto(random_case, ideal_costs, oracle):
+    """The batch of each replica is the best power of two that fits."""
+    outcomes = [hold(ask(random_case(seed), ideal_costs, batch_auto=True), oracle) for seed in range(8)]
+    assert outcomes.count("best") + outcomes.count("infeasible") >= 6, outcomes
