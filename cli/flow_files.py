@@ -1,11 +1,10 @@
-"""Flow problems and their solutions in ``solve`` and ``verify``."""
+"""Flow problems in ``solve``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan.cli.batch_files import kind_of
 from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions
 from gpuplan.cli.output import Output, check_writable, to_json, write_text
@@ -16,11 +15,9 @@ if TYPE_CHECKING:
 
     from gpuplan.cli.solving import Search
     from gpuplan.plans.flow_solution import FlowSolution
-    from gpuplan.plans.verify.findings import Verification
     from gpuplan.profiles.problems.flow import FlowProblem
 
 PROBLEM = "gpuplan/flow-problem"
-SOLUTION = "gpuplan/flow-solution"
 
 
 def solve_file(path: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
@@ -94,15 +91,3 @@ def placement_table(problem: FlowProblem, plan: FlowSolution) -> Table:
         tokens_per_s = f"{through.get(held.node, 0.0):.2f}"
         table.add_row(problem.node_names[held.node], kind, layer_range(held.start, held.stop), tokens_per_s)
     return table
-
-
-def verify_file(path: str, problem: str | None) -> Verification | None:
-    """Verify a flow solution; None when the files are none."""
-    from gpuplan.plans.verify.flow import verify_flow_solution
-    from gpuplan.profiles.problems.flow_io import load_flow_problem
-
-    if problem is not None and kind_of(problem) == PROBLEM:
-        return verify_flow_solution(path, load_flow_problem(problem))
-    if problem is None and kind_of(path) == SOLUTION:
-        raise UsageError(f"{path} is a solution: name the problem it answers with --problem PROBLEM")
-    return None

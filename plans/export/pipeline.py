@@ -66,7 +66,7 @@ def tensor_parallel_degree(plan: DeviceMap, runtime: str) -> int:
     if len(degrees) > 1:
         raise UnsupportedError(
             f"{runtime} takes one tensor-parallel degree for all stages, but the plan has"
-            f" {', '.join(map(str, sorted(degrees)))}; plan again without uneven degrees"
+            f" {', '.join(map(str, sorted(degrees)))}; plan again without --uneven-tensor-parallel"
         )
     return degrees.pop()
 

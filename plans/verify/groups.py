@@ -10,6 +10,8 @@ from gpuplan.plans.files import join_place
 from gpuplan.plans.verify.findings import Ledger
 from gpuplan.plans.verify.islands import island_numbers
 
+#: Runtimes that run one device a stage.
+ONE_DEVICE = ("accelerate", "llama-cpp")
 #: Runtimes that take one degree for all stages.
 ONE_DEGREE = ("megatron", "sglang", "tensorrt-llm", "vllm")
 
@@ -42,6 +44,8 @@ def _check_degrees(ledger: Ledger, degrees: Sequence[int], options: Mapping[str,
         place = f"$.stages[{k}].tensor_parallel"
         if degree not in asked:
             ledger.add(place, f"says {degree}, but the degrees asked for are {', '.join(map(str, asked))}")
+        if degree > 1 and options["runtime"] in ONE_DEVICE:
+            ledger.add(place, f"says {degree}, but {options['runtime']} runs one device a stage")
         if degree != degrees[0] and not uneven:
             ledger.add(place, f"says {degree}, but stage 0 has {degrees[0]} and one degree for all was asked for")
         elif degree != degrees[0] and options["runtime"] in ONE_DEGREE:

@@ -146,7 +146,7 @@ def test_one_device_a_stage(build: Any, runtime: str, mend: str) -> None:
 @pytest.mark.parametrize("runtime", ["vllm", "sglang", "tensorrt-llm", "megatron"])
 def test_uneven_degrees_are_refused(build: Any, runtime: str) -> None:
     """Runtimes of one degree name those the plan has, and the mend."""
-    with pytest.raises(UnsupportedError, match=f"{runtime} takes one .* plan has 1, 2; plan again without uneven"):
+    with pytest.raises(UnsupportedError, match=f"{runtime} takes one .* plan has 1, 2; plan again without --uneven-tensor-parallel"):
         export(build(((0, 1), 5), (2, 10)), runtime)
 
 

@@ -120,8 +120,11 @@ def test_runtime_of_one_degree(group_problem: PlacementProblem) -> None:
     problem = group_problem.replace(tensor_parallel=(1, 2), uneven_tensor_parallel=True)
     plan = build_device_map(problem, [GroupStage((0, 1), 0, 2), StageRange(2, 2, 4)], BLANK)
     document = device_map_to_dict(plan)
+    assert "$.stages[1].tensor_parallel" not in places(document)
     document["inputs"]["options"]["runtime"] = "vllm"
     assert "$.stages[1].tensor_parallel" in places(document)
+    document["inputs"]["options"]["runtime"] = "accelerate"
+    assert "$.stages[0].tensor_parallel" in places(document)
 
 
 def test_overfull_member(group_problem: PlacementProblem) -> None:
