@@ -223,14 +223,19 @@ def _rules(problem: DensePlacement) -> list[Shortage]:
             "of, but dropping one of these rules alone is not enough"
         )
         return [Shortage("rules", sentence)]
-    spare = float(np.maximum(_room(problem), 0.0).sum() - layer_bytes(problem).sum())
-    decided = Packing(problem).fits() is not None
-    if not decided:
-        return [Shortage("proof", "no way to cut the layers into contiguous stages fits the devices")]
-    sentence = (
-        f"the total would do ({bytes_up(max(spare, 0.0))} to spare on all devices), but no cut into contiguous whole "
-        "layers fits the devices"
-    )
+    allowed = most_devices(problem)
+    room = np.sort(np.maximum(_room(problem), 0.0))[::-1]
+    spare = float(room[:allowed].sum() - layer_bytes(problem).sum())
+    where = "all devices" if allowed == problem.num_devices else f"the {allowed} largest devices, the most a plan uses"
+    total = f"the total would do ({bytes_up(max(spare, 0.0))} to spare on {where})"
+    if Packing(problem).fits() is None:
+        sizes = len(np.unique(problem.available_bytes))
+        sentence = (
+            f"{total}, so whole layers, routes or the rules stand in the way; which of them is not proven: "
+            f"{problem.num_devices} devices of {sizes} sizes have too many combinations"
+        )
+        return [Shortage("proof", sentence)]
+    sentence = f"{total}, but no cut into contiguous whole layers fits the devices"
     return [Shortage("packing", sentence, spare)]
 
 
@@ -295,7 +300,7 @@ def _remedies(problem: DensePlacement, packing: Packing) -> list[Shortage]:
         if each is not None:
             names = f"each of the {problem.num_devices} devices" if problem.num_devices > 1 else problem.device_names[0]
             found.append(Shortage("each", f"it fits with {bytes_up(each)} more on {names}", float(each)))
-        one = more_on_one(problem, packing) if packing.cheap(BISECTION * problem.num_devices) else None
+        one = more_on_one(problem, packing) if packing.cheap(BISECTION * len(packing.unlike_devices())) else None
         if one is not None and problem.num_devices > 1:
             name = problem.device_names[one[0]]
             sentence = f"or with {bytes_up(one[1])} more on {name} alone"
@@ -319,7 +324,7 @@ def more_on_one(problem: DensePlacement, packing: Packing | None = None) -> tupl
     """Return (device, bytes): the least whole number of bytes on a single device that makes a plan fit."""
     check = packing or Packing(problem)
     best: tuple[int, int] | None = None
-    for device in range(problem.num_devices):
+    for device in check.unlike_devices():
         unit = np.zeros(problem.num_devices)
         unit[device] = 1.0
         most = _enough(problem) if best is None else best[1] - 1

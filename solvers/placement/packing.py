@@ -5,7 +5,8 @@ plays no part: states are counts of used devices per class of equal room, and a 
 hold (or, where every stage must hold a marked layer, the set of layers it can end at). Where routes are missing, a
 state is (used set, last device), with the first device fixed where the return hop needs a route.
 
-Answers are exact or None: a problem whose states are too many is not decided here.
+Answers are exact or None. Where the states are too many, a few rules still decide most problems: packings that just
+try (a plan found is a proof) and relaxations that no plan can beat (`quick`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, UnitHops
 from gpuplan.solvers.placement.baselines.common import layer_bytes, most_devices, stage_counts, with_micro_batches
-from gpuplan.solvers.placement.goals import blocked_pairs, has_return_hop
+from gpuplan.solvers.placement.quick_fit import fits_quickly
+from gpuplan.solvers.placement.reach import Component, components
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -60,37 +62,6 @@ class _Lattice:
         ]
 
 
-@dataclass(frozen=True)
-class Component:
-    """Devices that reach each other (over any number of hops), their open routes, all routes open or not."""
-
-    devices: tuple[int, ...]
-    open_hop: BoolArray
-    open_return: BoolArray | None
-
-    @property
-    def complete(self) -> bool:
-        """Return whether every device reaches every other directly, and back."""
-        tables = [self.open_hop] if self.open_return is None else [self.open_hop, self.open_return]
-        return all(bool((table | np.eye(len(self.devices), dtype=np.bool_)).all()) for table in tables)
-
-
-def components(problem: DensePlacement) -> list[Component]:
-    """Split the devices where no hop leads across."""
-    from scipy.sparse.csgraph import connected_components
-
-    open_hop = ~blocked_pairs(problem)
-    open_return = ~blocked_pairs(problem, back=True) if has_return_hop(problem) else None
-    number, label = connected_components(open_hop, directed=False)
-    parts = []
-    for k in range(number):
-        members = np.flatnonzero(label == k)
-        pick = np.ix_(members, members)
-        back = None if open_return is None else open_return[pick]
-        parts.append(Component(tuple(members.tolist()), open_hop[pick], back))
-    return parts
-
-
 class Packing:
     """Feasibility of one problem for any memory of its devices.
 
@@ -110,7 +81,24 @@ class Packing:
     def fits(self, available_bytes: FloatArray | None = None) -> bool | None:
         """Return whether any plan fits, None where that is not decided."""
         fewest = self.fewest_devices(available_bytes)
-        return None if fewest is None else fewest > 0
+        return self.fits_by_rules(available_bytes) if fewest is None else fewest > 0
+
+    def fits_by_rules(self, available_bytes: FloatArray | None = None) -> bool | None:
+        """Decide without states where a rule does."""
+        available = self.problem.available_bytes if available_bytes is None else available_bytes
+        room = available * (1.0 + MEMORY_TOLERANCE) - self.problem.fixed_bytes
+        numbers = [None] if self.problem.micro_batches != "stages" else list(stage_counts(self.problem))
+        verdicts = []
+        for number in numbers:
+            problem = self.problem if number is None else with_micro_batches(self.problem, number)
+            limit = most_devices(problem) if number is None else number
+            sizes = np.concatenate([[0.0], np.cumsum(layer_bytes(problem))])
+            for part in self.components:
+                rooms = room[list(part.devices)]
+                verdicts.append(fits_quickly(rooms, sizes, limit, problem.must_hold, part.complete))
+                if verdicts[-1]:
+                    return True
+        return None if None in verdicts else False
 
     def fewest_devices(self, available_bytes: FloatArray | None = None) -> int | None:
         """Return the fewest devices of any plan, 0 when none fits, None where that is not decided."""
@@ -125,6 +113,17 @@ class Packing:
                 return found
         return 0
 
+    def unlike_devices(self) -> list[int]:
+        """Return one device of each sort: alike are devices of equal room in groups of equal rooms that all reach."""
+        first: dict[tuple[bytes, float], int] = {}
+        for part in self.components:
+            rooms = self.problem.available_bytes[list(part.devices)]
+            group = np.sort(rooms).tobytes() if part.complete else repr(part.devices).encode()
+            for device, room in zip(part.devices, rooms.tolist(), strict=True):
+                sort = room if part.complete else float(device)
+                first.setdefault((group, sort), device)
+        return sorted(first.values())
+
     def cheap(self, checks: int) -> bool:
         """Return whether that many checks stay within the work of one large one."""
         return all(self._work(part, self._rooms(part)) * checks <= 2 * MAX_WORK for part in self.components)
@@ -134,7 +133,13 @@ class Packing:
         may_be_one = problem.must_hold is None or bool(problem.must_hold.any())
         if may_be_one and sizes[-1] - problem.single_stage_saving_bytes <= room.max():
             return 1
-        found = [self._fewest_of(part, problem, room, sizes, limit) for part in self.components]
+        known: dict[bytes, int | None] = {}  # groups that reach each other and have equal rooms have equal answers
+        found = []
+        for part in self.components:
+            key = np.sort(room[list(part.devices)]).tobytes() if part.complete else repr(part.devices).encode()
+            if key not in known:
+                known[key] = self._fewest_of(part, problem, room, sizes, limit)
+            found.append(known[key])
         if any(number is None for number in found):
             return None
         return min((number for number in found if number), default=0)
@@ -163,9 +168,9 @@ class Packing:
         if not part.complete:
             firsts = 1 if part.open_return is None or bool(part.open_return.all()) else D
             return float(2.0**D * D * n * n / 50 * firsts) if D <= MAX_UNROUTED else math.inf
-        states = math.prod(min(int(count), n) + 1 for count in counts)
+        states = math.prod(float(min(int(count), n) + 1) for count in counts)  # inf, where it is too large for a number
         sets = n * n / 50 if self.problem.must_hold is not None else 1.0
-        return float(states) * len(counts) * sets
+        return states * len(counts) * sets
 
 
 def _furthest(room: FloatArray, sizes: FloatArray) -> IntArray:

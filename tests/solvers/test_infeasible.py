@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.profiles.problems.hops import unit_hops
+from gpuplan.profiles.problems.placement import DensePlacement, Timing
 from gpuplan.solvers.placement.infeasible import (
     LargestFit,
     Shortage,
@@ -20,6 +21,7 @@ from gpuplan.solvers.placement.infeasible import (
     shortages,
 )
 from gpuplan.solvers.placement.packing import Packing, without
+from gpuplan.solvers.placement.reach import components
 from gpuplan.units import GIB
 
 
@@ -254,16 +256,101 @@ def test_large_clusters_are_explained_quickly(instances: ModuleType) -> None:
     assert found["each"].amount == 20 * GIB
 
 
-def test_undecided_sizes_say_only_what_is_proven(instances: ModuleType) -> None:
-    """40 devices of 40 sizes are too many states: the total is still exact, the bisection is left out."""
+def test_many_sizes_are_decided_by_relaxations(instances: ModuleType) -> None:
+    """40 devices of 40 sizes are too many states; the total, and the layers each can hold, still prove it."""
+    # 60 layers of 100 bytes on rooms of 50..89 bytes: 6,000 − Σ(50..89) = 6,000 − 2,780 bytes short.
     problem = instances.make_problem(np.ones((40, 60)), 100, 50 + np.arange(40.0))
+    assert Packing(problem).fewest_devices() is None
+    assert Packing(problem).fits() is False
     found = by_kind(problem)
-    assert Packing(problem).fits() is None
     assert set(found) == {"layer", "total"}
-    assert largest_fit(problem) == LargestFit(None, None, None, None)
+    assert found["total"].amount == 3220.0
+    assert largest_fit(problem) == LargestFit(None, None, None, 3220.0)
+    # Rooms of 160..199 bytes are 7,180 together, but hold one layer each: 40 of 60.
     tight = instances.make_problem(np.ones((40, 60)), 100, 160 + np.arange(40.0))
-    assert Packing(tight).fits() is None
-    assert "proof" in by_kind(tight)
+    assert Packing(tight).fits() is False
+    assert by_kind(tight)["packing"].amount == 1180.0
+
+
+def test_what_no_rule_decides_is_not_called_proven(instances: ModuleType) -> None:
+    """Unlike rooms with 1 % to spare in total: the sentence says which proof is missing."""
+    draw = np.random.default_rng(3)
+    layers = draw.integers(50, 150, 120).astype(float)
+    room = draw.uniform(0.5, 1.5, 40)
+    problem = instances.make_problem(np.ones((40, 120)), layers, np.floor(room / room.sum() * layers.sum() * 1.01))
+    assert Packing(problem).fits() is None
+    sentence = by_kind(problem)["proof"].sentence
+    assert "which of them is not proven: 40 devices of 36 sizes have too many combinations" in sentence
+
+
+def test_quick_answers_are_never_wrong(brute_force: ModuleType, instances: ModuleType) -> None:
+    """On 600 random problems a quick yes has a plan and a quick no has none; most are decided."""
+    verdicts: list[bool] = []
+    for problem in instances.random_problems(600, first_seed=9600, devices=(2, 5), layers=(4, 8)):
+        packing = Packing(problem)
+        fewest = packing.fewest_devices()
+        quick = packing.fits_by_rules()
+        # The saving of a single stage is looked at before the quick rules.
+        if quick is not None and not problem.single_stage_saving_bytes:
+            verdicts.append(quick)
+            assert quick == (fewest > 0), problem.name
+    assert len(verdicts) > 200
+    assert 20 < sum(verdicts) < len(verdicts) - 20
+
+
+def large_problem(instances: ModuleType, rooms: np.ndarray, layers: np.ndarray, hosts: int = 1, **fields: object):
+    """Make a problem of thousands of devices; `hosts` groups without a route between them."""
+    D, n = len(rooms), len(layers)
+    home = np.arange(D) * hosts // D
+    closed = np.where(np.eye(hosts, dtype=bool), 1e-3, np.inf)
+    timing = Timing(np.ones((D, n)), unit_hops(home, closed, np.zeros((hosts, hosts))), np.ones(n))
+    names = tuple(f"g{d}" for d in range(D))
+    layer_names = tuple(f"layer{i}" for i in range(n))
+    return DensePlacement(names, layer_names, rooms, np.ones(D), layers, np.zeros(n), timing, timing, **fields)
+
+
+@pytest.mark.parametrize("devices", [1024, 4096])
+def test_thousands_of_devices_are_explained(devices: int, instances: ModuleType) -> None:
+    """What is short in total, a layer that fits nowhere, a device limit, routes; no D×D table is made."""
+    draw = np.random.default_rng(0)
+    alike, unlike = np.full(devices, 100.0), np.floor(draw.uniform(60.0, 100.0, devices))
+    hundred = np.full(100, 60.0)
+    huge = np.where(np.arange(100) == 7, 500.0, 10.0)
+    # 100 layers of 200 bytes: no layer fits, and the 100 largest devices are short of 20,000 bytes.
+    found = by_kind(large_problem(instances, unlike, np.full(100, 200.0)))
+    assert found["total"].amount == 20_000 - np.sort(unlike)[::-1][:100].sum()
+    assert found["layer"].amount == 200 - unlike.max()
+    assert by_kind(large_problem(instances, alike, huge))["layer"].amount == 400.0
+    # Each device holds one layer of 60 bytes, so 100 are needed.
+    assert by_kind(large_problem(instances, alike, hundred, max_devices=70))["devices"].amount == 100.0
+    short = by_kind(large_problem(instances, unlike, hundred, max_devices=50))
+    assert short["total"].amount == 6_000 - np.sort(unlike)[::-1][:50].sum()
+    # Groups of 64 devices hold 64 of the 100 layers.
+    parts = by_kind(large_problem(instances, unlike, hundred, hosts=devices // 64))
+    assert f"{devices // 64} groups without a route" in parts["routes"].sentence
+
+
+def test_routes_by_unit_are_those_by_pair(instances: ModuleType) -> None:
+    """Components, open hops and completeness are the same whether a table is by unit or by pair."""
+    draw = np.random.default_rng(11)
+    for _ in range(60):
+        units, D = int(draw.integers(1, 5)), int(draw.integers(2, 8))
+        home = draw.integers(0, units, D)
+        latency = np.where(draw.random((units, units)) < 0.5, 1.0, np.inf)
+        table = unit_hops(home, latency, np.zeros((units, units)))
+        timing = Timing(np.ones((D, 3)), table, np.ones(3), table if draw.random() < 0.5 else None, 1.0)
+        problem = instances.make_problem(np.ones((D, 3)), 1, 3)
+        by_unit = dataclasses.replace(problem, latency=timing, cycle=timing)
+        dense = dataclasses.replace(
+            timing, hop=table.dense(), return_hop=None if timing.return_hop is None else table.dense()
+        )
+        by_pair = dataclasses.replace(problem, latency=dense, cycle=dense)
+        first = sorted(components(by_unit), key=lambda part: part.devices)
+        second = sorted(components(by_pair), key=lambda part: part.devices)
+        assert [part.devices for part in first] == [part.devices for part in second]
+        for one, other in zip(first, second, strict=True):
+            assert one.complete == other.complete
+            assert (one.open_hop == other.open_hop).all()
 
 
 def test_helpers_return_none_when_nothing_helps(instances: ModuleType) -> None:

@@ -1,0 +1,106 @@
+"""Which devices reach which: groups without a route between them, read by unit of exchangeable devices.
+
+Nothing here makes a D×D table unless the problem came with one, so that thousands of devices cost milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.placement.goals import has_return_hop
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Component:
+    """Devices that reach each other (over any number of hops).
+
+    devices
+        By number.
+    units
+        Unit of each of them, shape (d,).
+    open_units, open_return_units
+        Whether unit u reaches unit v (on the diagonal: another device of its own), shape (U, U); the latter of the
+        return hop, None without one.
+    """
+
+    devices: tuple[int, ...]
+    units: IntArray
+    open_units: BoolArray
+    open_return_units: BoolArray | None
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every device reaches every other directly, and back."""
+        members = np.bincount(self.units, minlength=len(self.open_units))
+        here, several = members > 0, members > 1
+        tables = [self.open_units] if self.open_return_units is None else [self.open_units, self.open_return_units]
+        return all(_all_open(table[np.ix_(here, here)], several[here]) for table in tables)
+
+    @property
+    def open_hop(self) -> BoolArray:
+        """Whether device d reaches device e, shape (d, d); the diagonal is False."""
+        return self._by_device(self.open_units)
+
+    @property
+    def open_return(self) -> BoolArray | None:
+        """The same of the return hop; None without one."""
+        return None if self.open_return_units is None else self._by_device(self.open_return_units)
+
+    def _by_device(self, table: BoolArray) -> BoolArray:
+        opened: BoolArray = table[np.ix_(self.units, self.units)] & ~np.eye(len(self.units), dtype=np.bool_)
+        return opened
+
+
+def _all_open(table: BoolArray, several: BoolArray) -> bool:
+    """Return whether all pairs are open; the diagonal counts where a unit has several devices."""
+    unread = np.zeros_like(table)
+    np.fill_diagonal(unread, ~several)
+    return bool((table | unread).all())
+
+
+def components(problem: DensePlacement) -> list[Component]:
+    """Split the devices where no hop leads across."""
+    from scipy.sparse.csgraph import connected_components
+
+    units, open_units, open_return = _units(problem)
+    number, label = connected_components(open_units, directed=False)
+    of_device = label[units]
+    # Devices of a unit that reaches neither another unit nor its own others stand alone.
+    members = np.bincount(units, minlength=len(open_units))
+    touched = (open_units | open_units.T).any(axis=0)
+    lonely = (members > 1) & ~touched
+    parts = []
+    for k in range(number):
+        devices = np.flatnonzero(of_device == k)
+        groups = [devices[[i]] for i in range(len(devices))] if lonely[units[devices[0]]] else [devices]
+        parts += [Component(tuple(group.tolist()), units[group], open_units, open_return) for group in groups]
+    return parts
+
+
+def _units(problem: DensePlacement) -> tuple[IntArray, BoolArray, BoolArray | None]:
+    """Return the unit of each device that all hop tables agree on, and which units reach which."""
+    hops = [problem.latency.hop, problem.cycle.hop]
+    returns = [t.return_hop for t in (problem.latency, problem.cycle) if t.return_hop is not None]
+    homes = np.stack([table.home for table in (*hops, *returns)])
+    _, first, units = np.unique(homes, axis=1, return_index=True, return_inverse=True)
+    units = units.reshape(-1)
+
+    def opened(tables: list[object]) -> BoolArray:
+        result = np.ones((len(first), len(first)), dtype=np.bool_)
+        for table in tables:
+            at = table.home[first]  # type: ignore[attr-defined]
+            for column in (table.unit_latency_s, table.unit_s_per_byte):  # type: ignore[attr-defined]
+                result &= np.isfinite(column[np.ix_(at, at)])
+        alone = np.bincount(units, minlength=len(first)) < 2
+        result[np.flatnonzero(alone), np.flatnonzero(alone)] = False
+        return result
+
+    back = opened(list(returns)) if has_return_hop(problem) else None
+    return units.astype(np.int64), opened(list(hops)), back
