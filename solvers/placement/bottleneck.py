@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 #: Plans within this relative distance of the least bottleneck compete on latency.
 TIE = 1e-9
-#: Largest labels·(n+1) that one pass takes under ``auto``: about 50 ms of NumPy, less than loading the kernels takes.
-ONE_PASS_CELLS = 1.5e5
+#: Largest labels·(n+1) that one pass takes under ``auto``, about 40 ms of NumPy; twice as many on one host, where
+#: loading the kernels (0.4 s) would be most of a first call.
+ONE_PASS_CELLS = 1e5
+HOST_DEVICES = 8
 
 
 def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
@@ -57,7 +59,9 @@ def _in_one_pass(session: Session) -> bool:
     """Whether the level search on maxima answers; decided by the size of the problem alone."""
     if not session.runs_small():
         return False
-    return session.engine == "dp" or cells(make_core(session.tables, Query(), 1)) <= ONE_PASS_CELLS
+    one_host = session.tables.problem.num_devices <= HOST_DEVICES
+    most = ONE_PASS_CELLS * (2.0 if one_host else 1.0)
+    return session.engine == "dp" or cells(make_core(session.tables, Query(), 1)) <= most
 
 
 def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
