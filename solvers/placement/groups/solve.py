@@ -19,6 +19,7 @@ from gpuplan.solvers.placement.core import bits_of
 from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
+from gpuplan.solvers.placement.groups.quotient_search import search_quotient
 from gpuplan.solvers.placement.groups.search import Found, search_modes
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from gpuplan.solvers.registry import SolverEntry
 
 _TOO_MANY = "there are too many different groups of devices in this cluster to search them; ask for fewer degrees"
+#: Clusters of so many islands are searched as they are, and of so many kinds of islands by kind.
+FEW_ISLANDS = 2
+MOST_KINDS = 4
+MOST_QUOTIENT_MODES = 1_600
 #: Most modes whose numbers of every pair are made.
 MOST_MODES = 320
 
@@ -88,6 +93,8 @@ def _by_engine(
 ) -> Found:
     """Pick the method by the structure of the problem alone."""
     uniform = len(degrees) == 1 or not problem.uneven_tensor_parallel
+    if fits_quotient(segments, degrees):
+        return search_quotient(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
     if fits_modes(segments, degrees):
         return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
     if uniform and segments.all_alike:
@@ -116,6 +123,13 @@ def front_of_groups(
     if infeasible:
         return Result("infeasible", None, None, None, None, report, reasons=reasons(problem, segments, degrees))
     return Result("no_solution", None, None, None, None, report)
+
+
+def fits_quotient(segments: Segments, degrees: Sequence[int]) -> bool:
+    """Whether islands of alike devices repeat, more of them than a plain search takes."""
+    kinds = len(set(segments.leaders.tolist()))
+    many = len(segments.islands) > FEW_ISLANDS and kinds < len(segments.islands)
+    return segments.all_alike and many and kinds <= MOST_KINDS and count_modes(segments, degrees) <= MOST_QUOTIENT_MODES
 
 
 def fits_modes(segments: Segments, degrees: Sequence[int]) -> bool:

@@ -1,0 +1,316 @@
+"""Hosts that are alike, as one kind of host: where a plan is told by what is left in the island it is in.
+
+Islands that trade places without changing a number form a *kind*. A *run* is a stretch of stages inside one island. A
+class (kind, t, r) is a stage on t devices after which r are left in its island, so the next stage either takes t′ ≤ r
+of these or begins a run in an island that is as good as new. Every plan is such a path of the same value; a path is a
+plan when its runs can be packed into the islands there are. So the least path is a lower bound, and the optimum once
+packed. The return hop splits the paths: all in one island (``alone``), the last run elsewhere than the first
+(``open``), or in the island of the first, which keeps x devices for it (``ring``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gpuplan.profiles.problems.groups import GroupModes
+from gpuplan.profiles.problems.segments import Segments
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.core import Query
+from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.groups.packing import Run, pack_runs
+from gpuplan.solvers.placement.groups.search import GroupSession
+from gpuplan.solvers.placement.modes import Modes
+from gpuplan.solvers.placement.query import Answer, EngineName
+from gpuplan.solvers.placement.tables import ClassPath, ClassTables, ClassTiming
+
+Role = Literal["any", "first", "last"]
+
+
+class State(NamedTuple):
+    """One class: a stage on `degree` devices in a run of `role` on an island of `kind`, `left` devices after it."""
+
+    kind: int
+    degree: int
+    left: int
+    role: Role
+    top: int  # devices the run may take
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the stage begins its run."""
+        return self.left == self.top - self.degree
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """Islands by kind; `place` gives the mode of an island and degree."""
+
+    islands: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+    degrees: tuple[int, ...]
+    place: dict[tuple[int, int], int]
+
+
+def island_kinds(segments: Segments, modes: GroupModes) -> Kinds:
+    """Group the islands that trade places; every island is one segment."""
+    groups: dict[int, list[int]] = {}
+    for island, leader in enumerate(segments.leaders.tolist()):
+        groups.setdefault(leader, []).append(island)
+    place = {(int(island), int(t)): c for c, (island, t) in enumerate(zip(modes.islands, modes.degrees, strict=True))}
+    sizes = tuple(segments.island_size(group[0]) for group in groups.values())
+    degrees = tuple(sorted(set(modes.degrees.tolist())))
+    return Kinds(tuple(tuple(group) for group in groups.values()), sizes, degrees, place)
+
+
+def _run_states(kinds: Kinds, kind: int, role: Role, top: int) -> list[State]:
+    """Return the classes of a run that may take `top` devices, those that begin it first."""
+    island = kinds.islands[kind][0]
+    return [
+        State(kind, t, left, role, top)
+        for t in kinds.degrees
+        if (island, t) in kinds.place
+        for left in range(top - t, -1, -1)
+    ]
+
+
+class Block:
+    """One part of the paths, as a problem over its classes; `strict` ones begin no more runs than there are islands."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        tables: ClassTables,
+        states: Sequence[State],
+        budget: Budget,
+        engine: EngineName,
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.kinds, self.whole, self.states, self.alone = kinds, tables, tuple(states), alone
+        self.modes = np.array([self._mode(state) for state in states], dtype=np.int64)
+        self.budget, self.engine = budget, engine
+        self.free = _BlockSession(self._tables(strict=False), engine, budget, Settings(budget.limits.threads))
+        self._strict: _BlockSession | None = None
+
+    @property
+    def strict(self) -> _BlockSession:
+        """The same with as many runs of a kind as it has islands: each path is a plan."""
+        if self._strict is None:
+            threads = Settings(self.budget.limits.threads)
+            self._strict = _BlockSession(self._tables(strict=True), self.engine, self.budget, threads)
+        return self._strict
+
+    def ask(self, query: Query, upper: float) -> Answer:
+        """Return the best plan of the block below `upper`, as a path of modes, and the bound of its paths."""
+        part = self._translated(query)
+        answer = self.free.ask(part, upper)
+        if answer.path is None:
+            return answer
+        path = self._realised(answer.path)
+        if path is not None:
+            return replace(answer, path=path, by_count=())
+        second = self.strict.ask(part, upper)
+        path = None if second.path is None else self._realised(second.path)
+        bound = answer.bound if not query.any_plan else -math.inf
+        if path is None:
+            return Answer(math.inf, None, bound, False)
+        return Answer(second.value, path, bound, second.value <= bound + 1e-12 * abs(bound))
+
+    def _translated(self, query: Query) -> Query:
+        """Put the costs and weights of modes on classes."""
+        entry = None if query.entry is None else tuple(query.entry[m] for m in self.modes)
+        budget = query.budget
+        if budget is not None:
+            budget = (tuple(budget[0][m] for m in self.modes), budget[1])
+        return replace(query, entry=entry, budget=budget)
+
+    def _mode(self, state: State) -> int:
+        return self.kinds.place[self.kinds.islands[state.kind][0], state.degree]
+
+    def _tables(self, *, strict: bool) -> ClassTables:
+        whole, m = self.whole, self.modes
+        modes = self._modes(strict=strict)
+        limit = whole.problem.max_devices
+        if limit is not None:
+            modes = modes.with_resource(np.array([state.degree for state in self.states]), limit)
+        assert whole.sizes is not None
+        assert whole.saving is not None
+        return ClassTables(
+            problem=whole.problem,
+            members=tuple((c,) for c in range(len(m))),
+            counts=modes.counts(whole.num_layers),
+            pred=np.array([-1 if self._begins(state) else 0 for state in self.states], dtype=np.int64),
+            latency=self._timing(whole.latency),
+            cycle=self._timing(whole.cycle),
+            room=whole.room[m],
+            room_exact=whole.room_exact[m],
+            price=whole.price[m],
+            memory=whole.memory[m],
+            kv=whole.kv[m],
+            last_marked=whole.last_marked,
+            modes=modes,
+            sizes=whole.sizes[m],
+            saving=whole.saving[m],
+        )
+
+    @staticmethod
+    def _begins(state: State) -> bool:
+        return state.fresh and state.role != "last"
+
+    def _modes(self, *, strict: bool) -> Modes:
+        kinds = range(len(self.kinds.islands))
+        use = [[s.degree if s.kind == kind else 0 for s in self.states] for kind in kinds]
+        capacity = [len(self.kinds.islands[kind]) * self.kinds.sizes[kind] for kind in kinds]
+        if strict:
+            use += [[int(s.kind == kind and self._begins(s)) for s in self.states] for kind in kinds]
+            capacity += [len(self.kinds.islands[kind]) for kind in kinds]
+        home = np.array([s.kind for s in self.states], dtype=np.int64)
+        ahead = np.full(len(self.states), -1, dtype=np.int64)
+        return Modes(np.array(use, dtype=np.int64), np.array(capacity, dtype=np.int64), home, ahead)
+
+    def _timing(self, timing: ClassTiming) -> ClassTiming:
+        num = len(self.states)
+        hop, per_byte = np.full((num, num), np.inf), np.zeros((num, num))
+        back = None if timing.back is None else np.full((num, num), np.inf)
+        for c, state in enumerate(self.states):
+            for e, after in enumerate(self.states):
+                pair = self._step(state, after)
+                if pair is not None:
+                    hop[c, e], per_byte[c, e] = timing.hop_s[pair], timing.hop_s_per_byte[pair]
+                pair = self._return(state, after)
+                if back is not None and pair is not None:
+                    assert timing.back is not None
+                    back[c, e] = timing.back[pair]
+        return ClassTiming(timing.prefix[self.modes], hop, per_byte, timing.boundary, back)
+
+    def _step(self, state: State, after: State) -> tuple[int, int] | None:
+        """Return the modes whose hop a stage and the next one have, None where they may not follow each other."""
+        if after.fresh:
+            allowed = (state.role, after.role) in (("any", "any"), ("first", "any"), ("any", "last"))
+            return self._apart(state, after) if allowed and not self.alone else None
+        same = state[:1] == after[:1] and state[3:] == after[3:] and after.left == state.left - after.degree
+        return self._inside(state, after) if same else None
+
+    def _return(self, last: State, first: State) -> tuple[int, int] | None:
+        if self.alone:
+            return self._inside(last, first) if last.kind == first.kind else None
+        if last.role == "any" and first.role == "any":
+            return self._apart(last, first)
+        ring = (last.role, first.role) == ("last", "first") and last.kind == first.kind
+        return self._inside(last, first) if ring else None
+
+    def _inside(self, a: State, b: State) -> tuple[int, int]:
+        island = self.kinds.islands[a.kind][0]
+        return self.kinds.place[island, a.degree], self.kinds.place[island, b.degree]
+
+    def _apart(self, a: State, b: State) -> tuple[int, int] | None:
+        """Return modes of two different islands, None where there is but one."""
+        group = self.kinds.islands[b.kind]
+        if a.kind != b.kind:
+            return self.kinds.place[self.kinds.islands[a.kind][0], a.degree], self.kinds.place[group[0], b.degree]
+        if len(group) < 2:
+            return None
+        return self.kinds.place[group[0], a.degree], self.kinds.place[group[1], b.degree]
+
+    def _realised(self, path: ClassPath) -> ClassPath | None:
+        """Put the runs of a path on islands, or None where they do not fit."""
+        runs: list[Run] = []
+        of_stage: list[int] = []
+        for k, (c, _, _) in enumerate(path):
+            state = self.states[c]
+            if k == 0 or state.fresh:
+                runs.append(Run(state.kind, 0, ring=state.role != "any" and len(path) > 1))
+            runs[-1] = replace(runs[-1], size=runs[-1].size + state.degree)
+            of_stage.append(len(runs) - 1)
+        islands = pack_runs(runs, self.kinds.islands, self.kinds.sizes, apart=self.whole.latency.back is not None)
+        if islands is None:
+            return None
+        return tuple(
+            (self.kinds.place[islands[run], self.states[c].degree], start, stop)
+            for run, (c, start, stop) in zip(of_stage, path, strict=True)
+        )
+
+
+class _BlockSession(GroupSession):
+    """A session over the classes of a block: their bounds are sharp, so compiled labels need but a look at most."""
+
+    def runs_small(self) -> bool:
+        """Whether plain NumPy is asked for by name."""
+        return self.engine == "dp" and super().runs_small()
+
+
+class QuotientSession(GroupSession):
+    """A session over modes that answers by blocks of the quotient; its tables are those of all modes."""
+
+    def __init__(
+        self, tables: ClassTables, segments: Segments, modes: GroupModes, engine: EngineName, budget: Budget
+    ) -> None:
+        super().__init__(tables, engine, budget, Settings(budget.limits.threads))
+        self.kinds = island_kinds(segments, modes)
+        numbers = range(len(self.kinds.islands))
+        states = [s for kind in numbers for s in _run_states(self.kinds, kind, "any", self.kinds.sizes[kind])]
+        self._parts = (self.kinds, tables)
+        self.blocks = [
+            Block(*self._parts, states, budget, engine, alone=True),
+            Block(*self._parts, states, budget, engine),
+        ]
+        self.rings = self._loose_rings(states) if tables.latency.back is not None else {}
+        self._exact_rings: dict[int, list[Block]] = {}
+
+    def _loose_rings(self, states: list[State]) -> dict[int, Block]:
+        """One block per kind whose first and last run share an island, as if it had room for both: a bound."""
+        return {
+            kind: Block(*self._parts, self._ring(states, kind, size, size), self.budget, self.engine)
+            for kind, size in enumerate(self.kinds.sizes)
+        }
+
+    def _ring(self, states: list[State], kind: int, first: int, last: int) -> list[State]:
+        return [
+            *_run_states(self.kinds, kind, "first", first),
+            *states,
+            *_run_states(self.kinds, kind, "last", last),
+        ]
+
+    def _exact(self, kind: int) -> list[Block]:
+        """Return one block for each number of devices kept for the last run."""
+        if kind not in self._exact_rings:
+            size = self.kinds.sizes[kind]
+            states = list(self.blocks[1].states)
+            self._exact_rings[kind] = [
+                Block(*self._parts, self._ring(states, kind, size - kept, kept), self.budget, self.engine)
+                for kept in range(min(self.kinds.degrees), size)
+            ]
+        return self._exact_rings[kind]
+
+    def runs_small(self) -> bool:
+        """Whether one pass finds the least bottleneck: only where the small engine is asked for by name."""
+        return self.engine == "dp" and all(block.free.runs_small() for block in self.blocks)
+
+    def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
+        """Return the best plan of a query below `upper`; rings are searched where their bound leaves room."""
+        self.asked += 1
+        best = Answer(math.inf, None, math.inf, True)
+        for block in self.blocks:
+            best = _joined(best, block.ask(query, min(upper, best.value)))
+            if query.any_plan and best.path is not None:
+                return best
+        for kind, loose in self.rings.items():
+            bound = loose.free.ask(loose._translated(query), min(upper, best.value))
+            if bound.path is None:
+                best = _joined(best, bound)
+                continue
+            for block in self._exact(kind):
+                best = _joined(best, block.ask(query, min(upper, best.value)))
+        self.engines |= set().union(*(block.free.engines for block in self.blocks))
+        return best
+
+
+def _joined(first: Answer, second: Answer) -> Answer:
+    """Join the answers to two parts of a query."""
+    best = second if second.value < first.value else first
+    return Answer(best.value, best.path, min(first.bound, second.bound), first.proven and second.proven)
