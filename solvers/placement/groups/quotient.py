@@ -291,6 +291,12 @@ class QuotientSession(GroupSession):
         """Whether one pass finds the least bottleneck: only where the small engine is asked for by name."""
         return self.engine == "dp" and all(block.free.runs_small() for block in self.blocks)
 
+    def within(self, cap_s: float, hint: ClassPath | None) -> Answer:
+        """Return a plan within a cap, by the fewest devices: paths that need more than there are prove that none is."""
+        devices = sum(len(group) * size for group, size in zip(self.kinds.islands, self.kinds.sizes, strict=True))
+        query = Query(time_weight=0.0, entry=self.tables.devices_each, cap_s=cap_s, any_plan=True)
+        return self.ask(query, devices + 0.5)
+
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; rings are searched where their bound leaves room."""
         self.asked += 1

@@ -12,13 +12,15 @@ from gpuplan.profiles.problems.groups import GroupModes, group_modes, of_one_deg
 from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.core import Query
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.groups.bottleneck import minimise_group_bottleneck
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import Goal, group_terms, group_worth, name_devices
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import EngineName, Session
+from gpuplan.solvers.placement.query import Answer, EngineName, Session
+from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.result import Status, Value, relative_gap
 
 #: Largest labels·(n+1) that the small engine takes: modes are many and share few devices, which suits it.
@@ -33,6 +35,10 @@ class GroupSession(Session):
         if self._cells is None:
             self._cells = self._small_engine_cells()
         return self._cells <= SMALL_CELLS
+
+    def within(self, cap_s: float, hint: ClassPath | None) -> Answer:
+        """Return any plan within a cap on the cycle; proven without a path when there is none."""
+        return self.ask(Query(time_weight=0.0, cap_s=cap_s, any_plan=True), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
