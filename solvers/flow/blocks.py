@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from gpuplan.plans.flow_solution import NodeRange
@@ -62,7 +63,8 @@ class _Region:
 
     def worth(self, target: float) -> int:
         """Return how many layers the nodes can cover with the target at most."""
-        return int(self.master.solve(self._ticks(target)).worth + 1e-6)
+        worth = self.master.solve(self._ticks(target)).worth
+        return int(worth + 1e-6) if math.isfinite(worth) else 0  # infinite when the budget ends before any prices
 
     def block(self, target: float, longest: int) -> tuple[int, tuple[Range, ...]]:
         """Return the most layers found to be covered with the target, and their ranges from layer 0 on."""

@@ -11,12 +11,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
 from gpuplan.solvers.flow.anneal import Arrays, Schedule, arguments
 from gpuplan.solvers.limits import Budget
 
+#: What the child runs.
+COMMAND = ("-m", "gpuplan.solvers.flow.compiling")
 #: Seconds between two looks at the child.
 PAUSE_S = 0.01
 #: Time that must be left to compile in this process, as a multiple of what the child took.
@@ -31,10 +34,9 @@ class Compilation:
         self._started = time.perf_counter()
         self._ready = compiled()
         if not self._ready:
-            command = [sys.executable, "-m", "gpuplan.solvers.flow.compiling"]
             pipe = subprocess.DEVNULL
             try:
-                self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+                self._child = subprocess.Popen([sys.executable, *COMMAND], stdin=pipe, stdout=pipe, stderr=pipe)
             except OSError:
                 self._child = None
 
@@ -60,8 +62,9 @@ class Compilation:
 
 def compiled() -> bool:
     """Return whether the kernels are compiled for this machine already, in this process or in numba's cache."""
-    from gpuplan.solvers.flow.anneal_kernels import anneal
+    from gpuplan.solvers.flow import anneal_kernels
 
+    anneal: Any = anneal_kernels.anneal
     signature = tuple(anneal.typeof_pyval(value) for value in _smallest())
     if signature in anneal.overloads:
         return True

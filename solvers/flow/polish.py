@@ -31,30 +31,31 @@ State = tuple[IntArray, IntArray]
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """How a chain anneals: first temperature, share of swaps, target as a share of the bound, least cut for flow.
+    """How a chain anneals: first temperature, share of swaps, where its target is between the incumbent and the bound.
 
-    `lift` is how far above the incumbent the target may be, as a share of it.
+    With `rough` the least cut stands in for the flow.
     """
 
     hot: float
     swaps: float
     aim: float
     rough: bool = False
-    lift: float = np.inf
 
 
-#: Heats of chains from planned placements, from the best so far, and from chance.
-FROM_PLANS = (Heat(0.1, 0.3, 0.97), Heat(0.02, 0.5, 1.0))
-FROM_BEST = (Heat(0.003, 0.3, 1.0), Heat(0.02, 0.3, 0.98), Heat(0.08, 0.3, 0.95), Heat(0.3, 0.2, 0.95))
-FROM_CHANCE = Heat(0.3, 0.2, 0.95)
+#: Heats of chains from planned placements, from the best so far, and from chance. Far targets change the structure of a
+#: placement, near ones its details; which of the two is missing is not known, so every aim has its turn.
+FROM_PLANS = (Heat(0.02, 0.9, 0.0), Heat(0.1, 0.3, 0.5))
+FROM_BEST = (Heat(0.003, 0.3, 0.0), Heat(0.02, 0.3, 0.0), Heat(0.08, 0.3, 0.0), Heat(0.3, 0.3, 0.0))
+FROM_CHANCE = Heat(0.3, 0.3, 0.3)
+AIMS = (0.0, 0.05, 0.2, 0.5)
 #: The same for many nodes, which little heat disorders beyond repair within any budget.
 MANY_NODES = 64
-FROM_PLANS_OF_MANY = (Heat(0.001, 0.3, 1.0, True, 0.02),)
+FROM_PLANS_OF_MANY = (Heat(0.001, 0.3, 0.1, rough=True),)
 FROM_BEST_OF_MANY = (
-    Heat(0.001, 0.3, 1.0, False, 0.02),
-    Heat(0.001, 0.3, 1.0, True, 0.02),
-    Heat(0.0003, 0.3, 1.0, False, 0.03),
-    Heat(0.003, 0.3, 1.0, True, 0.04),
+    Heat(0.001, 0.3, 0.1),
+    Heat(0.001, 0.3, 0.1, rough=True),
+    Heat(0.0003, 0.3, 0.2),
+    Heat(0.003, 0.3, 0.3, rough=True),
 )
 
 
@@ -71,10 +72,9 @@ class Polish:
         self.arrays = arrays
         self.rng = np.random.default_rng(seed)
         self.elites: list[tuple[float, State]] = []
-        many = len(arrays.kinds) > MANY_NODES
-        self.from_plans = FROM_PLANS_OF_MANY if many else FROM_PLANS
-        self.from_best = FROM_BEST_OF_MANY if many else FROM_BEST
-        self.from_chance = not many
+        self.many = len(arrays.kinds) > MANY_NODES
+        self.from_plans = FROM_PLANS_OF_MANY if self.many else FROM_PLANS
+        self.from_best = FROM_BEST_OF_MANY if self.many else FROM_BEST
 
     def run(self, starts: Sequence[Sequence[NodeRange]]) -> None:
         """Anneal until closed, out of budget, or without gain for long."""
@@ -84,12 +84,14 @@ class Polish:
         stale = 0
         while stale < ROUNDS and not self._over():
             before = self.incumbent.value
-            turn = stale % 6
-            if (turn == 5 and self.from_chance) or not self.elites:
-                self._chain(self._random(), FROM_CHANCE)
+            turn, rng = stale % 6, self.rng
+            if (turn == 5 and not self.many) or not self.elites:
+                self._chain(self._random(), dataclasses.replace(FROM_CHANCE, swaps=float(rng.uniform(0.0, 0.6))))
             else:
-                at = int(self.rng.integers(len(self.elites))) if turn % 2 else 0
-                heat = dataclasses.replace(self.from_best[turn % 4], swaps=float(self.rng.uniform(0.0, 0.6)))
+                at = int(rng.integers(len(self.elites))) if turn % 2 else 0
+                heat = self.from_best[turn % 4]
+                if not self.many:
+                    heat = dataclasses.replace(heat, aim=float(rng.choice(AIMS)))
                 self._chain(self.elites[at][1], heat)
             stale = 0 if self.incumbent.value > before * (1.0 + 1e-6) else stale + 1
 
@@ -100,9 +102,7 @@ class Polish:
         if self._over():
             return
         incumbent = self.incumbent
-        value, bound = incumbent.value, incumbent.bound
-        aim = min(heat.aim * bound, value * (1.0 + heat.lift) if value > 0.0 else np.inf)
-        target = max(aim, min(value * 1.002, bound))
+        target = min(incumbent.value * 1.001 + heat.aim * (incumbent.bound - incumbent.value), incumbent.bound)
         steps = np.geomspace(heat.hot, 0.03 * heat.hot, LINKS_OF_CHAIN + 1)
         moves = max(MOVES * 24 // max(len(self.arrays.kinds), 24) // (1 if heat.rough else 2), 500)
         best: Annealed | None = None
