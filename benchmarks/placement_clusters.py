@@ -35,6 +35,7 @@ def racks(
     stages: float = 14.0,
     per_host: int = 8,
     hosts_per_rack: int = 4,
+    rare: bool = False,
     return_hop: bool = True,
     objective: ObjectiveName = "latency",
 ) -> DensePlacement:
@@ -42,14 +43,16 @@ def racks(
 
     share
         Model memory over cluster memory; by default the model fills about `stages` devices of 80 GB.
+    rare
+        Whether the faster kinds have a single rack each.
     """
     rng = np.random.default_rng([7, seed, devices, layers, kinds, mixed])
     hosts = devices // per_host
     host = np.arange(hosts)
-    drawn = rng.permutation(len(KINDS))[:kinds]
-    kind = drawn[(host % hosts_per_rack) % kinds] if mixed else drawn[(host // hosts_per_rack) % kinds]
-    if mixed and kinds > hosts_per_rack:  # two kinds of racks hold all the kinds between them
-        kind = drawn[(host % hosts_per_rack + (host // hosts_per_rack % 2) * hosts_per_rack) % kinds]
+    kind = rng.permutation(len(KINDS))[:kinds][_kind_places(host, hosts_per_rack, kinds, mixed)]
+    if rare:  # the fastest kinds fill one rack each, the slowest all the others
+        fast = np.argsort([-KINDS[k][1] for k in range(len(KINDS))])[:kinds]
+        kind = fast[np.minimum(host // hosts_per_rack, kinds - 1)]
     figures = np.array(KINDS)[kind]
     memory, time = _layers(rng, layers)
     room = 0.92 * figures[:, 0]
@@ -72,6 +75,14 @@ def racks(
         objective=Objective(objective),
         name=f"{'mixed' if mixed else 'racks'}-D{devices}-n{layers}-{kinds} kinds-seed{seed}",
     )
+
+
+def _kind_places(host: np.ndarray, per_rack: int, kinds: int, mixed: bool) -> np.ndarray:
+    """Return which kind each host is: by rack, or by place in it (two sorts of racks hold more kinds than places)."""
+    if not mixed:
+        return host // per_rack % kinds
+    shift = (host // per_rack % 2) * per_rack if kinds > per_rack else 0
+    return (host % per_rack + shift) % kinds
 
 
 def _layers(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gpuplan.profiles.problems.hops import IntArray
+from gpuplan.profiles.problems.hops import FloatArray, IntArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
@@ -37,8 +37,11 @@ from gpuplan.solvers.placement.tables import ClassPath
 #: Rounds of counting one more thing exactly.
 MOST_ROUNDS = 6
 #: Subgradient steps on prices at most, and table entries of them all.
-PRICE_STEPS = 120
+PRICE_STEPS = 300
 PRICE_CELLS = 1.5e8
+#: Fewer steps than this are not worth a larger table, and so many without a better bound shorten the steps.
+FEW_STEPS = 15
+PATIENCE = 6
 #: Bits of the counters of the hosts that the general engine searches first.
 KEY_BITS = 56
 
@@ -92,10 +95,9 @@ class _Quotient:
         """Refine, price, then search."""
         if not self._done():
             tried = self._refine()
-            if not self._done() and self.suggested:
-                self._price(tried)
-            if not self._done() and self.suggested:
-                self._search_suggested()
+            for improve in (self._search_suggested, lambda: self._price(tried), self._search_suggested):
+                if not self._done() and self.suggested:
+                    improve()
         if not self._done() and not self.budget.exhausted():
             return self._search_all()
         return self._outcome()
@@ -188,34 +190,47 @@ class _Quotient:
                 yield (level, int(a)), Counter(np.minimum(kinds.shared[level, :, a], self.core.num_layers), adds)
 
     def _price(self, tried: _Tried) -> None:
-        """Raise the bound by prices on uses of each kind and on stages; the paths met may be plans."""
-        size = cells(self.kinds, tried.track, Counters())
-        track = tried.track and size <= MOST_CELLS / 10
-        size = size if track else cells(self.kinds, False, Counters())
+        """Raise the bound by prices on uses of each kind and on stages; the paths met may be plans.
+
+        First on small tables, then with as much counted exactly as leaves a few dozen steps.
+        """
+        cases = len(first_groups(self.kinds))
+        prices = np.zeros(len(self.kinds.per) + 1)
+        prices = self._raise_bound(prices, Counters(), False, PRICE_STEPS)
+        for count in range(len(tried.parts), 0, -1):
+            counters = Counters(tuple(tried.parts[:count]))
+            steps = int(PRICE_CELLS / (cells(self.kinds, tried.track, counters) * cases))
+            if steps >= FEW_STEPS and not self._done():
+                self._raise_bound(prices, counters, tried.track, min(steps, PRICE_STEPS))
+                break
+
+    def _raise_bound(self, prices: FloatArray, counters: Counters, track: bool, steps: int) -> FloatArray:
+        """Take subgradient steps from given prices (by kind, then of a stage); return the best ones."""
         rows = np.vstack([np.eye(len(self.kinds.per)), np.ones((1, len(self.kinds.per)))])
         limits = np.append(self.kinds.total, self.core.max_stages).astype(np.float64)
-        multipliers, leading = np.zeros(len(limits)), np.zeros(len(limits))
-        best, theta, idle = -math.inf, 1.0, 0
-        cases = len(first_groups(self.kinds))
-        for _ in range(min(PRICE_STEPS, int(PRICE_CELLS / (size * cases)))):
-            relaxed = solve_relaxed(self.kinds, multipliers @ rows, track, Counters(), self.budget)
-            if relaxed is None or self._done():
-                return
-            bound = relaxed.cost - float(multipliers @ limits)
+        leading, best, theta, idle = prices.copy(), -math.inf, 1.0, 0
+        for _ in range(steps):
+            relaxed = solve_relaxed(self.kinds, prices @ rows, track, counters, self.budget)
+            if relaxed is None:
+                break
+            bound = relaxed.cost - float(prices @ limits) if relaxed.legs else math.inf
             self._take(relaxed, bound)
-            if bound > best + 1e-9 * abs(bound):
-                best, leading, idle = bound, multipliers.copy(), 0
+            if self._done() or not relaxed.legs:
+                break
+            if bound > best + 1e-7 * abs(bound):
+                best, leading, idle = bound, prices.copy(), 0
             else:
                 idle += 1
-                if idle == 5:
-                    theta, idle, multipliers = 0.6 * theta, 0, leading.copy()
+            if idle == PATIENCE:
+                theta, idle, prices = 0.6 * theta, 0, leading.copy()
             slope = rows @ self._used(relaxed.legs) - limits
-            slope[(multipliers <= 0.0) & (slope < 0.0)] = 0.0
+            slope[(prices <= 0.0) & (slope < 0.0)] = 0.0
             length = float(slope @ slope)
             if length == 0.0 or theta < 1e-3:
-                return
-            goal = self.best if math.isfinite(self.best) else 1.05 * relaxed.cost
-            multipliers = np.maximum(0.0, multipliers + theta * max(goal - bound, 1e-4 * abs(goal)) / length * slope)
+                break
+            goal = self.best if math.isfinite(self.best) else 1.05 * max(self.lower, bound)
+            prices = np.maximum(0.0, prices + theta * max(goal - bound, 1e-4 * abs(goal)) / length * slope)
+        return leading
 
     def _search_suggested(self) -> None:
         """Search the hosts that relaxed paths suggest with the general engine, truncated."""
@@ -230,18 +245,19 @@ class _Quotient:
             self.offer(restore(part.path, keep))
 
     def _suggested_classes(self) -> IntArray:
-        """Return whole racks, those that hold most of what the paths use first, while their counters fit a key."""
-        wanted = np.max([self._used(legs) for legs in self.suggested[-8:]], axis=0)
+        """Return classes whose counters fit a key: what the paths use, by rack, then the fastest of the others."""
         tree, counts = self.kinds.hierarchy, self.core.counts
-        left = KEY_BITS
-        kept: list[int] = []
-        useful = np.minimum(counts, self.core.num_layers) * (wanted[tree.kind] > 0)
-        worth = np.bincount(tree.unit[1], weights=useful)
-        for unit in np.argsort(-worth, kind="stable"):
-            for c in np.flatnonzero((tree.unit[1] == unit) & (useful > 0)):
+        wanted = np.max([self._used(legs) for legs in self.suggested[-8:]], axis=0)
+        useful = np.where(wanted[tree.kind] > 0, counts, 0)
+        worth = np.bincount(tree.unit[1], weights=useful)[tree.unit[1]]
+        slow = self.kinds.prefix[tree.kind, -1]
+        order = np.lexsort((np.arange(len(counts)), tree.unit[1], slow, -worth))
+        left, kept = KEY_BITS, set[int]()
+        for spare in (False, True):
+            for c in order.tolist():
                 bits = int(counts[c]).bit_length()
-                if bits <= left and wanted[tree.kind[c]] > -self.kinds.per[tree.kind[c]]:
-                    kept.append(int(c))
+                if bits <= left and c not in kept and (spare or wanted[tree.kind[c]] > 0):
+                    kept.add(c)
                     left -= bits
                     wanted[tree.kind[c]] -= counts[c]
         return np.array(sorted(kept), dtype=np.int64)
