@@ -46,6 +46,8 @@ class Market:
         Makes of islands, or None where columns take classes.
     handicap
         Subtracted from (added to, when minimising) what a column is worth, by its place.
+    hold
+        Whether every kept replica has to stay.
     """
 
     fleet: Fleet
@@ -55,6 +57,7 @@ class Market:
     worths: Sequence[float]
     handicap: Sequence[float] | None = None
     time_limit_s: float | None = None
+    hold: bool = False
     _cuts: list[_Cut] = field(default_factory=list)
 
     def choose(self) -> tuple[Outcome, list[Pick]]:
@@ -68,6 +71,10 @@ class Market:
             self._class_rows(programme)
         else:
             self._piece_rows(programme, self.makes)
+        if self.hold:
+            for number, column in enumerate(self.columns):
+                if column.kept is not None:
+                    programme.row({number: -1.0}, -1.0)
         extra = len(programme.values) - len(self.columns)
         sizes = [column.size for column in self.columns] + [0] * extra
         rates = [column.replica.value for column in self.columns] + [0.0] * extra

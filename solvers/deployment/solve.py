@@ -202,21 +202,35 @@ class _Search:
             return market
         loads = [0.0 if column.kept is not None else total_weights(self.fleet, column.replica) for column in columns]
         heaviest = max(loads)
+        # Whatever loads as much: the one that lets more replicas stay.
+        loads = [
+            -heaviest / 8 if column.kept is not None else load for column, load in zip(columns, loads, strict=True)
+        ]
         # Equal plans: the one that moves less. Too small a handicap to change what is best otherwise.
         least = 1e-7 * max(map(abs, worths)) / heaviest if heaviest > 0.0 else 0.0
         price = max(self.switch.move_cost, least)
-        return with_handicap(market, [price * load for load in loads])
+        return with_handicap(market, [(price if load > 0.0 else least) * load for load in loads])
 
     def _choose(
-        self, columns: list[Column], makes: Sequence[Make] | None, demand: float | None = None
+        self,
+        columns: list[Column],
+        makes: Sequence[Make] | None,
+        demand: float | None = None,
+        *,
+        hold: bool = False,
     ) -> Placed | None:
-        """Return the best choice whose links hold: slowed down, or made anew where that costs too much."""
+        """Return the best choice whose links hold: slowed down, or made anew where that costs too much.
+
+        `demand` replaces the problem's; with `hold` every kept replica stays.
+        """
         goal = self.goal
         if demand is not None:
             goal = Goal(self.fleet, self.problem.replace(demand_rps=demand))
         best: Placed | None = None
         for _ in range(LINK_ROUNDS):
-            _, picks = self._market(columns, makes, goal).choose()
+            market = self._market(columns, makes, goal)
+            market.hold = hold
+            _, picks = market.choose()
             if not picks:
                 break
             whole = self._realise(self._polished(picks))
@@ -296,23 +310,25 @@ class _Search:
         self, found: Placed | None, kept: list[Column], columns: list[Column], makes: Sequence[Make] | None
     ) -> tuple[Placed | None, str]:
         """Return what to do about the current deployment, and why in a sentence."""
-        stays = self._as_it_is(kept)
+        stays, what = self._as_it_is(kept), "the current deployment stays"
         if stays is None:
-            return found, "the current deployment cannot go on as it is"
+            stays, what = self._choose([*kept, *columns], makes, hold=True) if kept else None, "what can go on stays"
+        if stays is None:
+            return found, "the current deployment cannot go on"
         threshold = self.switch.hysteresis
         if self.problem.demand_rps is not None and threshold > 0.0:
             # A cheaper plan has to outlast a demand that comes back.
             found = self._choose([*kept, *columns], makes, self.problem.demand_rps * (1 + threshold))
         if found is None:
-            return stays, "the current deployment stays: no other serves as much"
+            return stays, f"{what}: nothing else would serve the demand for long"
         gain = found.objective - stays.objective
         gain = gain if self.goal.maximised else -gain
-        moved = math.fsum(self._moved(found).values())
+        moved = math.fsum(self._moved(found).values()) - math.fsum(self._moved(stays).values())
         net = gain - self.switch.move_cost * moved
         needed = threshold * abs(stays.objective)
         if net > needed:
             return found, f"changed: the gain of {gain:.6g} less {gain - net:.6g} for moving is above {needed:.6g}"
-        return stays, f"the current deployment stays: the best change would gain {net:.6g}, not above {needed:.6g}"
+        return stays, f"{what}: a further change would gain {net + 0.0:.6g}, not above {needed:.6g}"
 
     def _as_it_is(self, kept: Sequence[Column]) -> Placed | None:
         """Return the current deployment when it still holds under the problem."""
@@ -343,6 +359,8 @@ class _Search:
                 reasons = beyond_demand(self.fleet, self.ceilings, self.goal, self.budget)
             else:
                 reasons = nowhere(self.fleet, self.ceilings)
+        elif not self.budget.exhausted():
+            reasons = ("no candidate fits and keeps to what is asked, though the bound does not rule one out",)
         return Result(status, None, None, None, None, self._report(None), {}, reasons)
 
     def _any_replica(self) -> bool:

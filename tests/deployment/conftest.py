@@ -40,7 +40,11 @@ def layer(name: str, kind: Any, weights: float, kv: float, boundary: float) -> L
     """Return a layer that reads its weights once a pass, and its KV."""
     operators = (
         Operator(
-            f"{name} linear", "bf16", weight_bytes=weights, flops_per_token=weights, tokens="last" if kind == "head" else "all"
+            f"{name} linear",
+            "bf16",
+            weight_bytes=weights,
+            flops_per_token=weights,
+            tokens="last" if kind == "head" else "all",
         ),
         *([Operator(f"{name} attention", "bf16", bytes_per_position=kv)] if kv else []),
     )

@@ -86,9 +86,7 @@ class Oracle:
             rings = self.rings(group, batch)
             for phase, total in ((0, prefill), (1, decode)):
                 rows = [self.layer_times(d, degree, batch)[phase] for d in group]
-                total.append(
-                    sum(max(row[i] for row in rows) + rings[phase][i] for i in range(start, stop))
-                )
+                total.append(sum(max(row[i] for row in rows) + rings[phase][i] for i in range(start, stop)))
         if count > 1:
             for k in range(count - 1):
                 own = model.layers[cuts[k + 1] - 1].boundary_bytes_per_token
