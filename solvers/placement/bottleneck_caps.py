@@ -84,6 +84,7 @@ class CapSpace:
         self.core, self.budget, self.best, self.referee = core, budget, best, referee
         self.trivial = trivial_upper(core)
         self.lower = 0.0
+        self.tried = math.inf  # last cap asked for because it was just below the best plan
         self.ceiling = math.inf  # least cap that an exhaustive search left open
         self.open_for_good = False  # whether the last search ended by itself without settling its cap
         self.wide = core.num_classes > WIDE
@@ -122,6 +123,7 @@ class CapSpace:
             self._climb_among_few(truncated)
             return
         for rung in LADDER[:3] if truncated else LADDER:
+            self._try_top(rung)
             if self.settled or self.budget.exhausted():
                 return
             if rung.width == 0:
@@ -169,7 +171,17 @@ class CapSpace:
             else:
                 cap_s = 0.5 * (floor + self.best.value)
             self._probe(cap_s, rung)
+            self._try_top(rung)
             floor = max(cap_s, self.lower) if self.best.value > cap_s else self.lower
+
+    def _try_top(self, rung: Rung) -> None:
+        """Ask once for every best plan whether prices refute all caps below it: they often do for the optimum."""
+        top = self.best.value * (1.0 - EXACT)
+        if rung is LADDER[0] or top >= self.tried or self.settled or self.budget.exhausted():
+            return
+        self.tried = top
+        if self.bounds.price(self.bounds.cap(top), LAST.steps).refuted:
+            self._rule_out(top)
 
     def _probe(self, cap_s: float, rung: Rung) -> None:
         """Ask whether a plan within a cap exists: raises `lower`, improves the best plan, or neither."""
