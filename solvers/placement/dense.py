@@ -8,7 +8,7 @@ from typing import Any
 from gpuplan.errors import UsageError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate, terms
 from gpuplan.solvers.placement.front import front_points
@@ -53,6 +53,7 @@ def solve_dense(
     """
     budget = Budget(limits)
     goal = problem.objective
+    refuse_tables(problem, limits)
     tables = class_tables(problem, with_price=goal.name == "cost")
     session = Session(tables, engine, budget, Settings(limits.threads))
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)
@@ -73,6 +74,7 @@ def solve_front(
     ``optimal`` when the front is proven complete; ``feasible`` with the points found so far at a limit.
     """
     budget = Budget(limits)
+    refuse_tables(problem, limits)
     session = Session(class_tables(problem), engine, budget, Settings(limits.threads), SMALL_FRONT_QUERIES)
     points, proven, infeasible = front_points(session)
     report = make_report(session, seed, budget, engine)
@@ -82,6 +84,14 @@ def solve_front(
     if infeasible:
         return Result("infeasible", None, None, None, None, report, reasons=reasons(problem))
     return Result("no_solution", None, None, None, None, report)
+
+
+def refuse_tables(problem: DensePlacement, limits: Limits) -> None:
+    """Refuse a problem whose tables by class, were no two devices alike, would pass the memory limit."""
+    if limits.memory_limit_bytes is None:
+        return
+    units, layers = len(problem.latency.hop.unit_latency_s), problem.num_layers + 1
+    refuse_memory("a search", 8.0 * (4 * units * units + 3 * problem.num_devices * layers), limits)
 
 
 def checked_start(problem: DensePlacement, warm_start: PlacementSolution) -> PlacementSolution:
@@ -118,7 +128,21 @@ def make_report(session: Session, seed: int, budget: Budget, engine: EngineName)
         _method(session),
         options,
         notes,
+        _proof(session, budget),
     )
+
+
+def _proof(session: Session, budget: Budget) -> str:
+    """Say in words how the bound was proven."""
+    labels = f"{budget.work:,} label{'' if budget.work == 1 else 's'}"
+    if not session.engines:
+        return "every one-stage plan was priced"
+    if session.engines == {"dp"}:
+        return f"exhaustive label search, {labels}"
+    if session.engines == {"quotient"}:
+        found = session.hierarchy()
+        return f"quotient of {found.describe()}, {labels}" if found is not None else f"quotient, {labels}"
+    return f"Lagrangian relaxation and the label search it prunes, {labels}"
 
 
 def _method(session: Session) -> str:

@@ -114,6 +114,7 @@ class _Search:
         self.at: tuple[int, int] | None = None
         self.dropped = math.inf
         self.cells = 0
+        self.most_cells = _most_cells(budget)
 
     def run(self) -> Found:
         """Build level after level until none is left."""
@@ -197,7 +198,7 @@ class _Search:
         if self.threads > 1 and groups > 2 * per_call:
             return self._expand_threaded(level, starts, per_call)
         # Untouched memory costs nothing, so the output is as large as it may become.
-        cells = min(groups * num * (n + 1), max(MOST_CELLS - self.cells, 0) + num * (n + 1))
+        cells = min(groups * num * (n + 1), max(self.most_cells - self.cells, 0) + num * (n + 1))
         output = _Output(groups * num, cells)
         cut = np.array([self.cut])
         at = 0
@@ -224,7 +225,7 @@ class _Search:
         parts: list[Level] = []
         made, wave = 0, 0
         with ThreadPoolExecutor(self.threads) as pool:
-            while wave < groups and not self.budget.exhausted() and self.cells + made <= MOST_CELLS:
+            while wave < groups and not self.budget.exhausted() and self.cells + made <= self.most_cells:
                 after = min(groups, wave + per_call * self.threads)
                 for part in pool.map(extend, range(wave, after, per_call)):
                     parts.append(part)
@@ -274,6 +275,12 @@ class _Search:
         c = int(level.last[row])
         hop = core.hop_s[c, after] + core.boundary[stop] * core.hop_s_per_byte[c, after]
         return self._start(level, row, stop, after)[0] + float(hop)
+
+
+def _most_cells(budget: Budget) -> int:
+    """Return the values a search may keep: half of a memory limit, if there is one, for a level is copied once."""
+    limit = budget.limits.memory_limit_bytes
+    return MOST_CELLS if limit is None else min(MOST_CELLS, limit // 16)
 
 
 class _Output:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import FloatArray
-from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.limits import Budget, refuse_memory
 from gpuplan.solvers.placement import small, small_bottleneck
 from gpuplan.solvers.placement.core import IMPROVEMENT, Core, CoreOutcome, Query, make_core, single_stage
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
@@ -26,6 +26,8 @@ SMALL_CELLS = 8e5
 #: kernels the rest.
 SMALL_FRONT_CELLS = 5e4
 SMALL_FRONT_QUERIES = 16
+#: Bytes the small engine takes for each label and boundary: values, and where they came from.
+BYTES_PER_CELL = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Session:
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
         if self.runs_small():
             self.engines.add("dp")
+            refuse_memory("solver dp", BYTES_PER_CELL * cells(core), self.budget.limits)
             if query.bottleneck:
                 return small_bottleneck.minimise_bottleneck(core, upper, self.budget)
             return small.minimise(core, upper, self.budget)

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from gpuplan.errors import UsageError
+from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.solvers import Progress, Result, pareto, solve
 from gpuplan.solvers.placement.evaluate import broken_rule
@@ -194,3 +194,28 @@ def test_objectives_agree_with_each_other(clusters: ModuleType) -> None:
     devices = solve(replace(problem, objective=replace(problem.objective, name="efficiency")))
     assert isinstance(devices.objective, tuple)
     assert min(point.devices for point in points) == devices.objective[0]
+
+
+def test_memory_limits_refuse_tables_and_cut_searches_short(clusters: ModuleType) -> None:
+    """Tables that would not fit are refused before they are made; a label search keeps to what it may hold."""
+    problem = clusters.cluster(24, 40, 1, "hetero", 0.7)
+    for call in (solve, pareto):
+        with pytest.raises(UnsupportedError, match=r"would take about .* --memory-limit is 1.0 KiB"):
+            call(problem, memory_limit_bytes=1024)
+    with pytest.raises(UsageError, match="memory limit of at least 1 byte"):
+        solve(problem, memory_limit_bytes=0)
+    small = solve(problem, solver="labels", memory_limit_bytes=1 << 20, time_limit_s=20.0)
+    large = solve(problem, solver="labels", memory_limit_bytes=8 << 30, time_limit_s=20.0)
+    for result in (small, large):
+        assert result.status in ("optimal", "feasible")
+        _check(result, problem)
+    assert small.bound <= large.objective * (1 + 1e-9)
+
+
+def test_every_answer_says_how_its_bound_was_proven(clusters: ModuleType) -> None:
+    """The plain search, the pruned one, and rules, which prove nothing."""
+    problem = clusters.cluster(8, 10, 1, "hetero", 0.5)
+    assert solve(problem, solver="dp").report.proof.startswith("exhaustive label search, ")
+    assert solve(problem, solver="labels").report.proof.startswith("Lagrangian relaxation and the label search")
+    rule = solve(problem, solver="even").report
+    assert (rule.bound_kind, rule.proof) == (None, "")
