@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,25 @@ if TYPE_CHECKING:
 PROBLEM = "gpuplan/flow-problem"
 
 
-def solve_file(path: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """Limits on top of the problem's: most hops of a token, largest share of layers that one node alone may hold."""
+
+    max_hops: int | None = None
+    max_single_share: float | None = None
+
+    def applied(self, problem: FlowProblem) -> FlowProblem:
+        """Return the problem with the limit on hops; a wider one than the problem's own is refused."""
+        if self.max_hops is None:
+            return problem
+        if problem.max_hops is not None and self.max_hops > problem.max_hops:
+            raise UsageError(f"--max-hops {self.max_hops}: the problem itself allows no more than {problem.max_hops}")
+        return replace(problem, max_hops=self.max_hops)
+
+
+def solve_file(
+    path: str, output_path: Path | None, search: SearchOptions, form: str, asked: FlowLimits = FlowLimits()
+) -> int:
     """Solve a flow-problem file and print the solution with its certificate."""
     from gpuplan.cli.certificate import certificate
     from gpuplan.cli.solving import show_notes, write_stats
@@ -32,10 +51,10 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
         check_writable(target)
     if search.warm_start is not None:
         raise UsageError("--warm-start: flow problems take none")
-    problem = load_flow_problem(path)
+    problem = asked.applied(load_flow_problem(path))
     if search.write_model is not None:
         _write_model(problem, search.write_model)
-    run = _run(problem, search)
+    run = _run(problem, search, asked)
     show_notes(run, output)
     write_stats(search.stats, run, "solve")
     document = flow_solution_to_dict(run.result, problem)
@@ -65,7 +84,7 @@ def _write_model(problem: FlowProblem, path: str) -> None:
         raise UsageError(f"--write-model: expected a file ending in .json, .lp or .mps, got {path!r}")
 
 
-def _run(problem: FlowProblem, search: SearchOptions) -> Search:
+def _run(problem: FlowProblem, search: SearchOptions, asked: FlowLimits) -> Search:
     from gpuplan.cli.interrupt import Interrupt
     from gpuplan.cli.progress import SearchProgress
     from gpuplan.cli.solving import Search
@@ -74,7 +93,13 @@ def _run(problem: FlowProblem, search: SearchOptions) -> Search:
 
     with Interrupt() as interrupt, SearchProgress("placing") as progress:
         limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress)
-        result = solve_flow(problem, solver=search.solver, limits=limits, seed=search.seed)
+        result = solve_flow(
+            problem,
+            solver=search.solver,
+            limits=limits,
+            seed=search.seed,
+            max_single_share=asked.max_single_share,
+        )
     return Search(result, interrupted=interrupt.requested, options=search)
 
 

@@ -10,6 +10,7 @@ import click
 from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions, format_option, output_option, search_options
 from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,9 +23,22 @@ if TYPE_CHECKING:
 @click.command("solve")
 @click.argument("problem_file", metavar="PROBLEM")
 @output_option("Write the solution here instead of to stdout.")
+@click.option("--max-hops", type=click.IntRange(min=0), help="Flow: most links between nodes that a token may cross.")
+@click.option(
+    "--max-single-share",
+    type=click.FloatRange(0.0, 1.0),
+    help="Flow: largest share of the layers that one node alone may hold.",
+)
 @search_options
 @format_option
-def solve_command(problem_file: str, output_path: Path | None, search: SearchOptions, form: str) -> int:
+def solve_command(
+    problem_file: str,
+    output_path: Path | None,
+    max_hops: int | None,
+    max_single_share: float | None,
+    search: SearchOptions,
+    form: str,
+) -> int:
     """Solve a problem file and print the certified solution.
 
     Takes gpuplan/placement-problem/1, gpuplan/batching-problem/1 and gpuplan/flow-problem/1.
@@ -37,10 +51,13 @@ def solve_command(problem_file: str, output_path: Path | None, search: SearchOpt
     from gpuplan.solvers import solve
 
     kind = batch_files.kind_of(problem_file)
+    if kind == flow_files.PROBLEM:
+        asked = flow_files.FlowLimits(max_hops, max_single_share)
+        return flow_files.solve_file(problem_file, output_path, search, form, asked)
+    if (max_hops, max_single_share) != (None, None):
+        raise UsageError("--max-hops and --max-single-share are for flow problems (gpuplan/flow-problem/1)")
     if kind == batch_files.PROBLEM:
         return batch_files.solve_file(problem_file, output_path, search, form)
-    if kind == flow_files.PROBLEM:
-        return flow_files.solve_file(problem_file, output_path, search, form)
     output = Output(data=output_path is None or form == "json")
     for path in (output_path, search.stats, search.write_model):
         check_writable(path)
