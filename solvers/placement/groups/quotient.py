@@ -295,7 +295,8 @@ class QuotientSession(GroupSession):
         """Return a plan within a cap, by the fewest devices: paths that need more than there are prove that none is."""
         devices = sum(len(group) * size for group, size in zip(self.kinds.islands, self.kinds.sizes, strict=True))
         query = Query(time_weight=0.0, entry=self.tables.devices_each, cap_s=cap_s, any_plan=True)
-        return self.ask(query, devices + 0.5)
+        step = math.gcd(*self.kinds.degrees)  # values are its multiples, and so must be what they are to beat
+        return self.ask(query, float((devices // step + 1) * step))
 
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; rings are searched where their bound leaves room."""
