@@ -79,3 +79,49 @@ def test_link_to_nowhere_is_refused(problem: Path) -> None:
     done = CliRunner().invoke(cli, ["solve", str(problem)])
     assert done.exit_code == 3
     assert "$.links[4].to" in done.output
+
+
+def test_limits_on_depth_and_single_holders(problem: Path, tmp_path: Path) -> None:
+    """Without hops, or with two holders for every layer, the nodes work side by side: 4 + 4 tokens/s."""
+    for option in (("--max-hops", "0"), ("--max-single-share", "0")):
+        out = tmp_path / "solution.json"
+        done = CliRunner().invoke(cli, ["solve", str(problem), *option, "-o", str(out)])
+        assert done.exit_code == 0, done.output
+        assert json.loads(out.read_text(encoding="utf-8"))["objective"] == pytest.approx(8.0, rel=1e-9)
+        assert CliRunner().invoke(cli, ["verify", str(out), "--problem", str(problem)]).exit_code == 0
+
+
+def test_wider_limit_than_the_problem_is_refused(problem: Path) -> None:
+    """A limit on hops above the problem's own is a usage error."""
+    problem.write_text(json.dumps(two_nodes() | {"max_hops": 1}), encoding="utf-8")
+    done = CliRunner().invoke(cli, ["solve", str(problem), "--max-hops", "2"])
+    assert done.exit_code == 2
+    assert "allows no more than 1" in done.output
+
+
+def test_flow_limits_are_for_flow_problems(tmp_path: Path) -> None:
+    """On a placement problem the limits are refused rather than ignored."""
+    path = tmp_path / "placement.json"
+    path.write_text(json.dumps({"schema": "gpuplan/placement-problem/1"}), encoding="utf-8")
+    done = CliRunner().invoke(cli, ["solve", str(path), "--max-hops", "2"])
+    assert done.exit_code == 2
+    assert "for flow problems" in done.output
+
+
+def test_published_model_is_written(problem: Path, tmp_path: Path) -> None:
+    """``--write-model`` writes the mixed-integer model as .lp, the problem as .json, and refuses other suffixes."""
+    model, copy = tmp_path / "model.lp", tmp_path / "copy.json"
+    assert CliRunner().invoke(cli, ["solve", str(problem), "--write-model", str(model)]).exit_code == 0
+    assert "flow_0_1" in model.read_text(encoding="utf-8")
+    assert CliRunner().invoke(cli, ["solve", str(problem), "--write-model", str(copy)]).exit_code == 0
+    assert json.loads(copy.read_text(encoding="utf-8"))["schema"] == "gpuplan/flow-problem/1"
+    assert CliRunner().invoke(cli, ["solve", str(problem), "--write-model", str(tmp_path / "m.txt")]).exit_code == 2
+
+
+def test_flow_solvers_side_by_side(problem: Path) -> None:
+    """``compare`` runs the search and the rules on a flow problem, every answer verified."""
+    done = CliRunner().invoke(cli, ["compare", str(problem), "--solvers", "auto,petals,swarm", "--format", "json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["solvers"]
+    assert [row["name"] for row in rows] == ["auto", "petals", "swarm"]
+    assert rows[0]["objective"] == pytest.approx(9.0, rel=1e-9)
