@@ -115,7 +115,8 @@ def _check_names(ledger: Ledger, document: Mapping[str, Any]) -> bool:
 
 def _check_devices(ledger: Ledger, document: Mapping[str, Any]) -> None:
     """Check that no device serves two replicas, and the limits on devices and replicas."""
-    options, owner = document["inputs"]["options"], {}
+    options = document["inputs"]["options"]
+    owner: dict[str, int] = {}
     count = 0
     for i, replica in enumerate(document["replicas"]):
         for k, stage in enumerate(replica["stages"]):
