@@ -119,8 +119,9 @@ def vendors(plan: DeviceMap) -> set[str]:
 
 def memory_share(plan: DeviceMap) -> float:
     """Return the least share of a used device's memory that the plan may take."""
-    rows = [(stage.memory.available_bytes, name) for stage in plan.stages for name in stage.devices]
-    return min(available / float(_kind(plan, name)["memory_bytes"]) for available, name in rows)
+    devices = _devices(plan)
+    shares = (devices[name]["available_bytes"] / _kind(plan, name)["memory_bytes"] for name in plan.device_names)
+    return float(min(shares))
 
 
 def shell_lines(environment: Mapping[str, str], command: Sequence[str]) -> str:

@@ -31,6 +31,15 @@ def test_vllm(build: Any) -> None:
     )
 
 
+def test_memory_share_is_that_of_each_device(build: Any, cluster: Topology) -> None:
+    """A smaller member sets what a stage may take, not what share of a larger one vLLM may take."""
+    small = dataclasses.replace(cluster.devices[0].kind, name="small", memory_bytes=500)
+    devices = (dataclasses.replace(cluster.devices[0], kind=small, available_bytes=450), *cluster.devices[1:])
+    plan = build(((0, 1), 10), topology=dataclasses.replace(cluster, devices=devices))
+    assert plan.stages[0].memory.available_bytes == 450
+    assert "--gpu-memory-utilization 0.9 " in export(plan, "vllm")  # 450 of 500 B, 900 of 1000 B
+
+
 def test_sglang_on_two_hosts(build: Any) -> None:
     """A host holds two stages of two devices; both blocks say the sizes of the whole."""
     plan = build(((0, 1), 3), ((2, 3), 5), ((4, 5), 8), ((6, 7), 10))
@@ -146,7 +155,9 @@ def test_one_device_a_stage(build: Any, runtime: str, mend: str) -> None:
 @pytest.mark.parametrize("runtime", ["vllm", "sglang", "tensorrt-llm", "megatron"])
 def test_uneven_degrees_are_refused(build: Any, runtime: str) -> None:
     """Runtimes of one degree name those the plan has, and the mend."""
-    with pytest.raises(UnsupportedError, match=f"{runtime} takes one .* plan has 1, 2; plan again without --uneven-tensor-parallel"):
+    with pytest.raises(
+        UnsupportedError, match=f"{runtime} takes one .* plan has 1, 2; plan again without --uneven-tensor-parallel"
+    ):
         export(build(((0, 1), 5), (2, 10)), runtime)
 
 
