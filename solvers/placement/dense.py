@@ -117,7 +117,7 @@ def make_report(session: Session, seed: int, budget: Budget, engine: EngineName)
         "work_limit": limits.work_limit,
         "threads": limits.threads,
     }
-    notes = tuple(session.notes)
+    notes = (*session.notes, *session.settings.trace.notes)
     if engine == "auto":
         notes = (*notes, _choice(session))
     return Report(
@@ -142,7 +142,8 @@ def _proof(session: Session, budget: Budget) -> str:
     if session.engines == {"quotient"}:
         found = session.hierarchy()
         return f"quotient of {found.describe()}, {labels}" if found is not None else f"quotient, {labels}"
-    return f"Lagrangian relaxation and the label search it prunes, {labels}"
+    how = session.settings.trace.proof or "Lagrangian relaxation and the label search it prunes"
+    return f"{how}, {labels}"
 
 
 def _method(session: Session) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: Bits of a search key; the sign bit serves, too, since keys are only told apart and sorted.
 KEY_BITS = 64
@@ -33,6 +33,23 @@ PROBE_LADDER = (Effort(150, 0), Effort(100, 100), Effort(200, 1_000))
 BEAM_LADDER = LADDER[:3]
 
 
+@dataclass(slots=True)
+class Trace:
+    """What the large engine did, in words.
+
+    `notes` are sentences for the report; `proof` says how the bound of the last core was proven (empty: by the plain
+    relaxation and the labels it prunes).
+    """
+
+    notes: list[str] = field(default_factory=list)
+    proof: str = ""
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the large engine.
@@ -43,9 +60,12 @@ class Settings:
         Widest key; cores that need more are reduced.
     joint_steps
         Subgradient steps on all plans together, or None to choose by the size of the core.
+    trace
+        Filled while it runs.
     """
 
     threads: int = 1
     ladder: tuple[Effort, ...] | None = None
     key_bits: int = KEY_BITS
     joint_steps: int | None = None
+    trace: Trace = field(default_factory=Trace, compare=False)

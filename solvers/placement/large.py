@@ -63,6 +63,7 @@ def _climb(
     if first.proven or budget.exhausted():
         return first
     best = min(upper, first.value)
+    settings.trace.note("the beams left a gap: bounded again by paths that remember, then labels and a MILP")
     last = close(core, best, first.path, budget, settings, memory.get("best"))
     if last.path is None:
         return CoreOutcome(first.value, first.path, max(first.bound, last.bound), last.proven)

@@ -70,13 +70,21 @@ class _Closing:
     def run(self) -> CoreOutcome:
         """Raise the bound with memory, then search."""
         self._remember()
-        if not self._over():
-            self._labels(BEFORE)
-        if not self._over():
-            self._milp()
-        if not self._over():
-            self._labels(AFTER)
+        self._say("Lagrangian relaxation whose paths remember")
+        for step in (self._search_narrow, self._milp, self._search_all):
+            if self._over():
+                break
+            step()
         return self._outcome()
+
+    def _say(self, proof: str) -> None:
+        self.settings.trace.proof = f"{proof} ({self.inner.num_classes} classes left by reduced costs)"
+
+    def _search_narrow(self) -> None:
+        self._labels(BEFORE)
+
+    def _search_all(self) -> None:
+        self._labels(AFTER)
 
     def _remember(self) -> None:
         """Grow the memory while the bound rises by it."""
@@ -129,6 +137,7 @@ class _Closing:
         if found.path is not None:
             self._offer(found.value, found.path)
         self.lower = math.inf if found.proven else max(self.lower, found.bound)
+        self._say("label search pruned by a Lagrangian relaxation whose paths remember")
 
     def _completions(self, term: FloatArray, ending: IntArray, allowed: IntArray) -> Relaxation:
         return self.relaxation.completions(term, ending, allowed)
@@ -144,7 +153,9 @@ class _Closing:
             return
         if answer.path is not None:
             self._offer(self.inner.value(answer.path), answer.path)
-        self.lower = max(self.lower, answer.bound)
+        if answer.bound > self.lower:
+            self.lower = answer.bound
+            self._say("MILP (HiGHS) over the blocks and links left by reduced costs")
 
     # ------------------------------------------------------------------------------------------------ state
 

@@ -115,7 +115,7 @@ def _allowed(labels: Labels, i: int, place: int, e: int, rules: Rules) -> bool:
     if labels.spent[i, place] + rules.weights[e] > rules.limit:
         return False
     home = rules.home[e]
-    return _uses(labels, i, place, home, rules) + rules.amount[e] <= rules.capacity[home]
+    return bool(_uses(labels, i, place, home, rules) + rules.amount[e] <= rules.capacity[home])
 
 
 @njit(cache=True, nogil=True, fastmath=FLAGS)
@@ -147,7 +147,7 @@ def _hand_over(
     tried[near + len(leaders) :] = INF
     taken = 0
     while taken < branches:
-        k = np.argmin(tried)
+        k = int(np.argmin(tried))
         rank = tried[k]
         if rank == INF:
             return
@@ -180,7 +180,7 @@ def _finish(
     if value < best:
         end[0] = i
         end[1] = place
-        return value
+        return float(value)
     return best
 
 

@@ -122,7 +122,7 @@ def link_minima(opened: Floats, size: float, links: Links, least: Floats) -> Non
     """Write least[d] = min over e of hop(d, e) + opened[e]."""
     _try_near(opened, size, links, least)
     listed = opened[: links.into_s.shape[0]]
-    best = np.argmin(listed)
+    best = int(np.argmin(listed))
     if listed[best] < INF:
         _try_class(best, listed[best], size, links, least)
     need = _still_helps(size, links, least)
@@ -233,7 +233,7 @@ def follow(frame: Frame, links: Links, weight: Floats, after: Floats, rest: Floa
     """Follow the minima of `backward`; write classes and stops of the stages and return how many there are."""
     prefix = frame.prefix
     n = prefix.shape[0] - 1
-    d = np.argmin(rest[0] + weight)
+    d = int(np.argmin(rest[0] + weight))
     if rest[0, d] == INF:
         return 0
     i = 0

@@ -37,6 +37,7 @@ class Neighbourhoods:
         self.settings = replace(settings, ladder=EFFORT, joint_steps=JOINT_STEPS)
         self.rng = np.random.default_rng(seed)
         self.drawn = 0
+        self.searched: set[tuple[ClassPath, int, int, bytes]] = set()
         self.reduced: FloatArray = np.zeros(self.core.num_classes)
         self.multipliers: FloatArray = np.zeros(0)
 
@@ -52,6 +53,10 @@ class Neighbourhoods:
             return None
         first, last = self._part(len(path))
         others = self._others(path, first, last)
+        drawn = (path, first, last, others.tobytes())
+        if drawn in self.searched:
+            return None
+        self.searched.add(drawn)
         segment = make_segment(self.core, path, first, last, others)
         part = segment.core
         known = part.value(segment.path)

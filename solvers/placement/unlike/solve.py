@@ -66,11 +66,17 @@ class _Unlike:
         self.relaxation = WideRelaxation(self.wide, memory.get("best"))
         self.memory = Memory(core)
         self.lower = -math.inf
+        self.closed = False
         if hint is not None and core.holds(hint):
             self._offer(core.value(hint), hint)
 
     def run(self) -> CoreOutcome:
         """Bound and dive, then close the gap or narrow it."""
+        bits, trace = key_bits(self.core, np.arange(self.core.num_classes)), self.settings.trace
+        trace.note(
+            f"{self.core.num_classes} unlike classes need {bits} bits of a search key of {self.settings.key_bits}: "
+            "bounded all together, plans from dives and neighbourhoods, then what reduced costs leave over"
+        )
         for steps in FIRST_STEPS:
             self.relaxation.restart()
             self._bound(steps)
@@ -159,6 +165,7 @@ class _Unlike:
         if found.path is not None:
             self._offer(found.value, restore(found.path, chosen))
         self.lower = math.inf if found.proven else max(self.lower, found.bound)
+        self.closed = True
 
     def _best_classes(self, search: Neighbourhoods) -> None:
         """Look for any plan among the classes of least reduced cost that fit a key."""
@@ -194,6 +201,11 @@ class _Unlike:
 
     def _outcome(self) -> CoreOutcome:
         value = self.best if self.path is not None else math.inf
+        if not self.closed:
+            states = self.memory.states
+            self.settings.trace.proof = f"Lagrangian relaxation over {self.core.num_classes} classes" + (
+                f" whose paths remember ({states} states more)" if states else ""
+            )
         if self.core.any_plan and self.path is not None:
             return CoreOutcome(value, self.path, -math.inf, False)
         if self.lower >= self._target():
