@@ -39,7 +39,13 @@ class Rung:
     precision: float
 
 
-LADDER = (Rung(60, 60, 0.02), Rung(300, 0, 1e-3), Rung(150, 600, 0.002), Rung(300, 8_000, 0.001))
+LADDER = (
+    Rung(60, 60, 0.02),
+    Rung(300, 0, 2e-4),
+    Rung(150, 300, 1e-3),
+    Rung(300, 3_000, 4e-4),
+    Rung(300, 20_000, 2e-4),
+)
 LAST = Rung(300, None, 0.0)
 #: The bound by least hops.
 HUB = Rung(80, 0, 2e-3)
@@ -158,18 +164,18 @@ class CapSpace:
             top = not top
 
     def _close(self, rung: Rung) -> None:
-        """Try caps until bound (or the least cap that this rung leaves open) and best plan are close."""
-        floor, stride = self.lower, max(rung.precision, 0.01)
+        """Try caps from the bound upwards, in growing strides, until what is left open and the best plan are close.
+
+        Once prices have raised the bound, the optimum is seldom far above it, and low caps leave few labels.
+        """
+        floor, stride = self.lower, rung.precision
         while not self.settled and not self.budget.exhausted():
-            if math.isinf(self.best.value):
-                if floor >= self.trivial:
-                    return
-                cap_s = min(self.trivial, max(floor * (1.0 + stride), 1e-3 * stride * self.trivial))
-                stride *= 2.0
-            elif self.best.value - floor <= rung.precision * self.best.value:
+            best = self.best.value
+            if floor >= self.trivial or (math.isfinite(best) and best - floor <= rung.precision * best):
                 return
-            else:
-                cap_s = 0.5 * (floor + self.best.value)
+            step = stride * max(floor, 1e-3 * self.trivial) if math.isinf(best) else stride * best
+            cap_s = min(floor + step, self.trivial, 0.5 * (floor + best))
+            stride *= 2.0
             self._probe(cap_s, rung)
             self._try_top(rung)
             floor = max(cap_s, self.lower) if self.best.value > cap_s else self.lower
