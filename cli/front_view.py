@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from gpuplan.cli.map_view import device_names
 from gpuplan.cli.style import layer_range, plain_table
+from gpuplan.plans.placement_solution import GroupStage, StageRange
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,9 +55,15 @@ def fine_seconds(value: float) -> str:
     return f"{value * 1e3:.3f} ms" if value >= 1e-3 else f"{value * 1e6:.3f} µs"
 
 
+def _devices(stage: StageRange | GroupStage, devices: Sequence[str]) -> str:
+    if isinstance(stage, StageRange):
+        return devices[stage.device]
+    return device_names([devices[number] for number in stage.devices])
+
+
 def _stages(point: FrontPoint, devices: Sequence[str]) -> str:
     # A stage is never broken over two lines.
-    stages = [f"{devices[stage.device]} {layer_range(stage.start, stage.stop)}" for stage in point.stages]
+    stages = [f"{_devices(stage, devices)} {layer_range(stage.start, stage.stop)}" for stage in point.stages]
     return " · ".join(stage.replace(" ", "\N{NO-BREAK SPACE}") for stage in stages)
 
 

@@ -9,6 +9,7 @@ from gpuplan.cli.output import to_json, write_text
 from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpuplan.profiles import PlacementProblem
     from gpuplan.profiles.problems.placement import DensePlacement
 
 
@@ -30,3 +31,9 @@ def write_problem(problem: DensePlacement, path: str, solver: str = "auto") -> N
     if entry is None:
         raise UsageError(f"--write-model: expected a file ending in .json, .lp, .mps, .pb or .txt, got {path!r}")
     entry.write_model(problem, path)
+
+
+def check_single_devices(problem: PlacementProblem) -> None:
+    """Refuse to write a problem whose stages are groups: its format knows single devices."""
+    if not problem.single_devices:
+        raise UsageError("--write-model: expected stages of single devices, got groups; use --tensor-parallel 1")

@@ -10,7 +10,7 @@ from gpuplan.errors import InputError
 from gpuplan.plans.answers import Answer, ResultLike, answer_from_dict, answer_to_dict
 from gpuplan.plans.device_map_io import plain
 from gpuplan.plans.files import read_document, write_document
-from gpuplan.plans.placement_solution import FrontPoint, PlacementFront, PlacementSolution, StageRange
+from gpuplan.plans.placement_solution import FrontPoint, GroupStage, PlacementFront, PlacementSolution, StageRange
 from gpuplan.plans.validation import check_document
 from gpuplan.profiles.problems.placement import DensePlacement
 
@@ -57,9 +57,14 @@ def load_solution(path: str | os.PathLike[str], problem: DensePlacement) -> Solu
     return solution_from_dict(read_document(path), problem, source=os.fspath(path))
 
 
-def _stages(stages: Sequence[StageRange], problem: DensePlacement) -> list[dict[str, Any]]:
-    names = problem.device_names
-    return [{"device": names[stage.device], "start": stage.start, "stop": stage.stop} for stage in stages]
+def _stages(stages: Sequence[StageRange | GroupStage], problem: DensePlacement) -> list[dict[str, Any]]:
+    return [{**_devices(stage, problem.device_names), "start": stage.start, "stop": stage.stop} for stage in stages]
+
+
+def _devices(stage: StageRange | GroupStage, names: Sequence[str]) -> dict[str, Any]:
+    if isinstance(stage, GroupStage):
+        return {"devices": [names[number] for number in stage.devices]}
+    return {"device": names[stage.device]}
 
 
 def _point(point: FrontPoint, problem: DensePlacement) -> dict[str, Any]:
@@ -93,10 +98,18 @@ def _plan(
 
 def _ranges(
     stages: Sequence[Mapping[str, Any]], problem: DensePlacement, source: str | None, place: str
-) -> tuple[StageRange, ...]:
+) -> tuple[StageRange | GroupStage, ...]:
     numbers = {name: i for i, name in enumerate(problem.device_names)}
-    for k, stage in enumerate(stages):
-        if stage["device"] not in numbers:
-            message = f"expected a device of the problem, got {stage['device']!r}"
-            raise InputError(message, source=source, place=f"{place}[{k}].device")
-    return tuple(StageRange(numbers[stage["device"]], stage["start"], stage["stop"]) for stage in stages)
+
+    def number(name: str, where: str) -> int:
+        if name not in numbers:
+            raise InputError(f"expected a device of the problem, got {name!r}", source=source, place=where)
+        return numbers[name]
+
+    def read(stage: Mapping[str, Any], where: str) -> StageRange | GroupStage:
+        if "device" in stage:
+            return StageRange(number(stage["device"], f"{where}.device"), stage["start"], stage["stop"])
+        group = tuple(number(name, f"{where}.devices[{i}]") for i, name in enumerate(stage["devices"]))
+        return GroupStage(group, stage["start"], stage["stop"])
+
+    return tuple(read(stage, f"{place}[{k}]") for k, stage in enumerate(stages))

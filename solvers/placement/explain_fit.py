@@ -48,7 +48,12 @@ def would_fit(problem: PlacementProblem) -> str | None:
 
 
 def _fits(problem: PlacementProblem, workload: Workload) -> bool:
-    return bool(Packing(problem.replace(workload=workload).dense()).fits())
+    changed = problem.replace(workload=workload)
+    if problem.single_devices:
+        return bool(Packing(changed.dense()).fits())
+    from gpuplan.solvers.placement.groups.fit import groups_fit
+
+    return groups_fit(changed)
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int | None:

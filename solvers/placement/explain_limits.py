@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from gpuplan.profiles.memory import kv_share, weight_share
+
 if TYPE_CHECKING:
     from gpuplan.plans import DeviceMap
     from gpuplan.plans.device_map import Stage
@@ -84,10 +86,10 @@ def _next_layer_bytes(problem: PlacementProblem, plan: DeviceMap, number: int) -
     neighbours = [position for position in (span.start - 1, span.stop) if 0 <= position < problem.model.num_layers]
     if not neighbours:
         return None
-    tokens = plan.workload.prompt_tokens + plan.workload.output_tokens
     sequences = plan.workload.micro_batches * plan.workload.batch
     layers = [problem.model.layers[position] for position in neighbours]
-    return min(layer.weight_bytes + sequences * layer.kv.bytes_for(tokens) for layer in layers)
+    degree, work = plan.stages[number].tensor_parallel, problem.workload
+    return min(weight_share(layer, degree) + sequences * kv_share(layer, work, degree) for layer in layers)
 
 
 def _bounds(problem: PlacementProblem, stage: Stage) -> tuple[Bound, Bound]:
@@ -104,7 +106,8 @@ def _times(problem: PlacementProblem, device: Device, stage: Stage) -> tuple[flo
     from gpuplan.profiles import AnalyticCosts
 
     costs = problem.costs if isinstance(problem.costs, AnalyticCosts) else AnalyticCosts()
-    times = costs.layer_times(problem.model, device, problem.workload)
+    degree = stage.tensor_parallel
+    times = costs.layer_times(problem.model, device, problem.workload, tensor_parallel=degree)
     layers = slice(stage.layers.start, stage.layers.stop)
     return float(np.sum(times.prefill_s[layers])), float(np.sum(times.decode_s[layers]))
 

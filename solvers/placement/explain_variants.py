@@ -38,7 +38,24 @@ def alternatives(problem: PlacementProblem, plan: DeviceMap) -> Iterator[Variant
         yield Variant("fewer_devices", f"One fewer device ({used - 1})", problem.replace(max_devices=used - 1))
     if used > 1:
         yield Variant("single_device", "A single device", problem.replace(max_devices=1))
-    yield from _even_splits(problem, used)
+    if problem.single_devices:
+        yield from _even_splits(problem, used)
+    yield from _degrees(problem)
+
+
+def _degrees(problem: PlacementProblem) -> Iterator[Variant]:
+    """Yield each size of stages alone where several were asked for."""
+    if problem.single_devices:
+        return
+    from gpuplan.profiles.problems.degrees import degrees_within
+    from gpuplan.topology.islands import islands
+
+    largest = max(len(island.devices) for island in islands(problem.topology))
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, largest)
+    for degree in degrees if len(degrees) > 1 else ():
+        size = "1 device" if degree == 1 else f"{degree} devices"
+        what = f"Stages of {size} each"
+        yield Variant("degree", what, problem.replace(tensor_parallel=(degree,), uneven_tensor_parallel=False))
 
 
 def _even_splits(problem: PlacementProblem, used: int) -> Iterator[Variant]:

@@ -317,9 +317,18 @@ def test_bad_option_values(map_refused, option, value):
     assert value in line
 
 
-def test_tensor_parallelism_is_not_supported_yet(map_refused):
-    """Degrees beyond 1 are exit 7, with the mend."""
-    assert "use --tensor-parallel 1" in map_refused(7, "llama-3.1-8b", "dgx-a100", "--tensor-parallel", "2")
+def test_degrees_the_model_or_the_runtime_does_not_allow(map_refused):
+    """A degree that does not divide the heads, groups for a runtime of single devices, uneven stages for vLLM."""
+    ask = ("llama-3.1-8b", "dgx-a100", "--tensor-parallel")
+    assert "it allows 1, 2, 4, 8" in map_refused(2, *ask, "3")
+    assert "accelerate" in map_refused(2, *ask, "2", "--for", "accelerate")
+    assert "vllm" in map_refused(2, *ask, "1,2", "--uneven-tensor-parallel", "--for", "vllm")
+    assert "groups" in map_refused(2, *ask, "2", "--write-model", "model.json")
+
+
+def test_a_degree_no_island_has_devices_for(map_refused):
+    """Sixteen devices a stage on hosts of eight: proven to have no plan, with the largest island."""
+    assert "has 8" in map_refused(4, "llama-3.1-8b", "dgx-a100", "--tensor-parallel", "16")
 
 
 def test_micro_batches_belong_to_throughput(map_refused):

@@ -10,12 +10,15 @@ from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.build import PlacementProblem
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget, Limits
-from gpuplan.solvers.placement.groups.search import Found, goal_of
+from gpuplan.solvers.placement.groups.search import Found, as_pair, goal_of
 from gpuplan.solvers.placement.groups.units import UnitProblem, unit_problem
 from gpuplan.solvers.result import Result, Value
 
 if TYPE_CHECKING:
     from gpuplan.solvers.registry import SolverEntry
+
+
+_HOW = "one size at a time"
 
 
 def best_degree(
@@ -46,20 +49,15 @@ def merged(answers: list[Found]) -> Found:
         return Found("infeasible", how=answers[0].how if answers else "")
     plans = [answer for answer in answers if answer.value is not None]
     if not plans:
-        return Found("no_solution", how=answers[0].how)
-    best = min(plans, key=lambda answer: _pair(answer.value))
+        return Found("no_solution", how=answers[0].how, reasons=answers[0].reasons)
+    best = min(plans, key=lambda answer: as_pair(answer.value))
     bounds = [answer.bound for answer in answers if answer.status != "infeasible"]
     if any(bound is None for bound in bounds):
         return dataclasses.replace(best, status="feasible", bound=None)
-    bound = min(bounds, key=_pair)
-    closed = all(low >= high - 1e-12 * abs(high) for low, high in zip(_pair(bound), _pair(best.value), strict=True))
+    bound = min(bounds, key=as_pair)
+    closed = all(low >= high - 1e-12 * abs(high) for low, high in zip(as_pair(bound), as_pair(best.value), strict=True))
     proven = closed or all(answer.status in ("optimal", "infeasible") for answer in answers)
     return dataclasses.replace(best, status="optimal" if proven else "feasible", bound=best.value if proven else bound)
-
-
-def _pair(value: Value | None) -> tuple[float, float]:
-    assert value is not None
-    return value if isinstance(value, tuple) else (value, 0.0)
 
 
 def _share(budget: Budget, left: int) -> Limits:
@@ -89,7 +87,7 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
     """Put an answer over groups into devices."""
     name = goal_of(problem).name
     if result.plan is None or result.objective is None:
-        return Found(result.status, how="one degree at a time")
+        return Found(result.status, how=_HOW, reasons=result.reasons)
     value, bound, status = result.objective, result.bound, result.status
     if name == "bottleneck" and not isinstance(value, tuple):
         value = (float(value), result.terms["latency_s"])
@@ -103,7 +101,8 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
             terms[key] *= units.degree
     if status == "optimal":
         bound = value
-    return Found(status, units.to_groups(result.plan.stages), value, bound, terms, "one degree at a time")
+    stages = units.to_groups(result.plan.stages)
+    return Found(status, stages, value, bound, terms, _HOW, result.report.bound_kind)
 
 
 def _times(pair: Value | None, factor: int) -> Value | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuplan.plans.placement_solution import GroupStage
@@ -51,11 +51,33 @@ class Found:
     bound: Value | None = None
     terms: Mapping[str, float] | None = None
     how: str = ""
+    bound_kind: str | None = None
+    reasons: tuple[str, ...] = ()
 
     @property
     def gap(self) -> float | None:
         """Relative distance of value and bound."""
         return None if self.value is None else relative_gap(self.value, self.bound)
+
+
+def closer(first: Found, second: Found) -> Found:
+    """Return what two searches of the same plans know together: the better plan, the higher bound."""
+    if second.status in ("optimal", "infeasible") or first.value is None or first.stages is None:
+        return second
+    if second.value is None:
+        return first
+    best = min(first, second, key=lambda found: as_pair(found.value))
+    bounds = [as_pair(found.bound) for found in (first, second) if found.bound is not None]
+    if not bounds:
+        return best
+    high = max(bounds)
+    return replace(best, bound=min(high if isinstance(best.value, tuple) else high[0], best.value))  # type: ignore[type-var]
+
+
+def as_pair(value: Value | None) -> tuple[float, float]:
+    """Return a value as a pair to compare."""
+    assert value is not None
+    return value if isinstance(value, tuple) else (value, 0.0)
 
 
 def goal_of(problem: PlacementProblem) -> Goal:

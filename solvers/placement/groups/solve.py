@@ -20,7 +20,7 @@ from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
-from gpuplan.solvers.placement.groups.search import Found, search_modes
+from gpuplan.solvers.placement.groups.search import Found, closer, search_modes
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
 
@@ -94,7 +94,11 @@ def _by_engine(
     """Pick the method by the structure of the problem alone."""
     uniform = len(degrees) == 1 or not problem.uneven_tensor_parallel
     if fits_quotient(segments, degrees):
-        return search_quotient(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
+        found = search_quotient(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
+        if found.status in ("optimal", "infeasible") or not fits_modes(segments, degrees) or budget.exhausted():
+            return found
+        # Runs that were not packed leave a gap that the search island by island may close.
+        return closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
     if fits_modes(segments, degrees):
         return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
     if uniform and segments.all_alike:
@@ -153,10 +157,12 @@ def _result(
         "threads": limits.threads,
     }
     notes = (_note(problem, segments, degrees, found),) if degrees else ()
-    kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
+    kind = found.bound_kind
+    if kind is None and entry.engine is not None:
+        kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
     report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes)
     if found.stages is None:
-        why = reasons(problem, segments, degrees) if found.status == "infeasible" else ()
+        why = reasons(problem, segments, degrees) if found.status == "infeasible" else found.reasons
         return Result(found.status, None, None, None, None, report, reasons=why)
     plan = PlacementSolution(found.stages)  # type: ignore[arg-type]
     return Result(found.status, plan, found.value, found.bound, found.gap, report, dict(found.terms or {}))
