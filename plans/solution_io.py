@@ -62,9 +62,11 @@ def _stages(stages: Sequence[StageRange | GroupStage], problem: DensePlacement) 
 
 
 def _devices(stage: StageRange | GroupStage, names: Sequence[str]) -> dict[str, Any]:
-    if isinstance(stage, GroupStage):
-        return {"devices": [names[number] for number in stage.devices]}
-    return {"device": names[stage.device]}
+    if isinstance(stage, StageRange):
+        return {"device": names[stage.device]}
+    if len(stage.devices) == 1:
+        return {"device": names[stage.devices[0]]}
+    return {"devices": [names[number] for number in stage.devices]}
 
 
 def _point(point: FrontPoint, problem: DensePlacement) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _plan(
 
 def _ranges(
     stages: Sequence[Mapping[str, Any]], problem: DensePlacement, source: str | None, place: str
-) -> tuple[StageRange | GroupStage, ...]:
+) -> tuple[Any, ...]:  # of StageRange, in the front of groups of GroupStage, too
     numbers = {name: i for i, name in enumerate(problem.device_names)}
 
     def number(name: str, where: str) -> int:

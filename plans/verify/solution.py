@@ -115,12 +115,16 @@ def _check_shape(ledger: Ledger, stages: Sequence[Mapping[str, Any]], problem: D
     expected = 0
     seen: dict[str, int] = {}
     for k, stage in enumerate(stages):
-        name, start, stop = stage["device"], stage["start"], stage["stop"]
-        if name not in problem.device_names:
+        name, start, stop = stage.get("device"), stage["start"], stage["stop"]
+        if name is None:
+            message = "name a group, but the problem has the numbers of single devices; verify a map of it instead"
+            ledger.add(f"{place}[{k}].devices", message)
+        elif name not in problem.device_names:
             ledger.add(f"{place}[{k}].device", f"says {name!r}, which the problem does not have")
         elif name in seen:
             ledger.add(f"{place}[{k}].device", f"says {name!r}, which {place}[{seen[name]}] uses already")
-        seen.setdefault(name, k)
+        if name is not None:
+            seen.setdefault(name, k)
         if start != expected:
             ledger.add(f"{place}[{k}].start", f"says {start}, but the next layer to place is {expected}")
         if not start < stop <= problem.num_layers:

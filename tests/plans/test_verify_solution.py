@@ -14,6 +14,7 @@ import pytest
 from gpuplan.errors import InputError, UsageError
 from gpuplan.plans import (
     FrontPoint,
+    GroupStage,
     PlacementFront,
     PlacementSolution,
     StageRange,
@@ -23,7 +24,7 @@ from gpuplan.plans import (
     solution_to_dict,
     verify_solution,
 )
-from gpuplan.profiles import DensePlacement, placement_from_dict
+from gpuplan.profiles import DensePlacement, PlacementProblem, placement_from_dict
 
 STAGES = [{"device": "a", "start": 0, "stop": 2}, {"device": "b", "start": 2, "stop": 3}]
 
@@ -294,3 +295,24 @@ def test_unwritable_solution(problem: DensePlacement, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"):
         save_solution(_result(plan), problem, tmp_path / "no" / "solution.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_front_of_groups(hand_problem: PlacementProblem) -> None:
+    """A front of groups is read back as it was written; a problem of single devices cannot check it, and says so."""
+    dense = hand_problem.replace(front=True).dense()
+    stage = {"devices": ["h/gpu0", "h/gpu1"], "start": 0, "stop": 4}
+    point = {"latency_s": 1.0, "bottleneck_s": 1.0, "devices": 2, "stages": [stage]}
+    document = {
+        "schema": "gpuplan/placement-solution/1", "status": "optimal", "terms": {}, "bound": None, "gap": 0.0,
+        "solver": "auto", "seed": 0, "points": [point],
+    }  # fmt: skip
+    plan = solution_from_dict(document, dense).plan
+    assert isinstance(plan, PlacementFront)
+    assert plan.points[0].stages == (GroupStage((0, 1), 0, 4),)
+    assert [finding.place for finding in verify_solution(document, dense).problems] == ["$.points[0].stages[0].devices"]
+    stage["devices"] = ["h/gpu0", "h/gpu7"]
+    with pytest.raises(InputError, match=r"\$.points\[0\].stages\[0\].devices\[1\]: expected a device of the problem"):
+        solution_from_dict(document, dense)
+    stage["device"] = "h/gpu0"
+    with pytest.raises(InputError, match=r"\$.points\[0\].stages\[0\]"):
+        solution_from_dict(document, dense)
