@@ -13,6 +13,7 @@ from gpuplan.plans.verify.batching import verify_batching_solution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.registry import ENTRIES, find_batching
 from gpuplan.solvers.batching.solve import solve_batching
+from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.limits import Limits
 from gpuplan.solvers.result import Result, relative_gap
 
@@ -58,12 +59,13 @@ def compare_batching(
     if not names:
         raise UsageError("expected at least one solver to compare, got none")
     rows: list[BatchingRow] = []
-    for name in names:
-        if limits.cancel is not None and limits.cancel():
-            break
-        rows.append(_row(problem, name, limits, seed))
-        if on_row is not None:
-            on_row(rows[-1])
+    with kept_workers():
+        for name in names:
+            if limits.cancel is not None and limits.cancel():
+                break
+            rows.append(_row(problem, name, limits, seed))
+            if on_row is not None:
+                on_row(rows[-1])
     return _with_best_bound(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,17 @@ from gpuplan.solvers.batching.exact import colgen, cp_sat, ilp, subset_dp
 from gpuplan.solvers.batching.exact.additive import additive
 from gpuplan.solvers.batching.exact.master import Pricer, exchanges, relax
 from gpuplan.solvers.batching.solve import solve_batching
+from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.limits import Budget, Limits
 
 LIMITS = Limits(time_limit_s=20.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_processes() -> Iterator[None]:
+    """Let all tests here share one process for each library: starting one takes half a second."""
+    with kept_workers():
+        yield
 
 
 def families(oracle: ModuleType, largest: int = 4) -> list[Any]:

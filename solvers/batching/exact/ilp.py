@@ -182,7 +182,7 @@ def solve(
     Parameters
     ----------
     engine
-        ``highs`` (SciPy's) or ``cbc`` (a PuLP model; a process of its own); None takes HiGHS.
+        ``highs`` (SciPy's) or ``cbc`` (a PuLP model), in a process of their own; None takes HiGHS.
 
     Returns
     -------
@@ -200,7 +200,9 @@ def solve(
     found = run(model.linear, chosen, budget, seed)
     bound = found.bound / model.scale + model.constant()
     if found.values is None:
-        return no_solution(problem, solver=NAME, started=started, seed=seed, bound=bound if found.bound > 0.0 else None)
+        known = bound if found.bound > 0.0 else None
+        reasons = (f"{NAME}: {found.failure}",) if found.failure else ()
+        return no_solution(problem, solver=NAME, started=started, seed=seed, bound=known, reasons=reasons)
     solution = schedule(problem, model.groups(found.values))
     result = answer(
         problem,
