@@ -39,6 +39,8 @@ MOST_ROUNDS = 6
 #: Subgradient steps on prices at most, and table entries of them all.
 PRICE_STEPS = 300
 PRICE_CELLS = 1.5e8
+#: Price of the dearest device in a budget, in multiples of the relaxed cost.
+BUDGET_PRICE = 10.0
 #: Fewer steps than this are not worth a larger table, and so many without a better bound shorten the steps.
 FEW_STEPS = 15
 PATIENCE = 6
@@ -54,7 +56,8 @@ def refusal(core: Core, hierarchy: Hierarchy) -> str | None:
         return "a cap on stages couples each one with the next"
     if hierarchy.num_kinds == core.num_classes:
         return "no two classes are alike"
-    if not all(hierarchy.fits(values) for values in (core.counts, core.prefix, core.low, core.entry)):
+    by_class = [core.counts, core.prefix, core.low, core.entry]
+    if not all(hierarchy.fits(values) for values in (*by_class, *([] if core.weights is None else [core.weights]))):
         return "alike classes differ in what they cost"
     return None
 
@@ -90,6 +93,7 @@ class _Quotient:
         self.path: ClassPath | None = None
         self.lower = -math.inf
         self.suggested: list[tuple[Leg, ...]] = []
+        self.rows, self.limits = self._constraints()
 
     def run(self) -> CoreOutcome:
         """Refine, price, then search."""
@@ -101,6 +105,18 @@ class _Quotient:
         if not self._done() and not self.budget.exhausted():
             return self._search_all()
         return self._outcome()
+
+    def _constraints(self) -> tuple[FloatArray, FloatArray]:
+        """Return what prices are on, by kind: uses of each kind, stages, and the budget where there is one."""
+        core, num = self.core, len(self.kinds.per)
+        rows: list[FloatArray] = [np.eye(num), np.ones((1, num))]
+        limits: list[FloatArray] = [self.kinds.total.astype(np.float64), np.array([float(core.max_stages)])]
+        if core.weights is not None:
+            weights = self.kinds.hierarchy.of_kinds(core.weights)
+            unit = float(weights.max()) or 1.0
+            rows.append(weights[None, :] / unit)
+            limits.append(np.array([core.limit / unit]))
+        return np.vstack(rows), np.concatenate(limits)
 
     def offer(self, path: ClassPath) -> None:
         """Take a plan if it is better than the incumbent."""
@@ -116,21 +132,28 @@ class _Quotient:
         if math.isinf(self.best):
             return math.inf
         step = self.core.step
-        return self.best - step * (1.0 - 1e-6) if step > 0.0 else self.best - 1e-11 * abs(self.best)
+        # A price on the budget carries the budget's own tolerance into the bound; 1e-9 is what a proof may leave.
+        slack = 1e-11 if self.core.weights is None else 1e-9
+        return self.best - step * (1.0 - 1e-6) if step > 0.0 else self.best - slack * abs(self.best)
 
     def _refine(self) -> _Tried:
         """Solve the relaxation, counting whatever its path breaks, as long as the tables allow."""
         tried = _Tried()
-        none = np.zeros(len(self.kinds.per))
+        prices = np.zeros(len(self.limits))
         for _ in range(MOST_ROUNDS):
             counters = Counters(tuple(tried.parts))
             if cells(self.kinds, tried.track, counters) > MOST_CELLS:
                 break
-            relaxed = solve_relaxed(self.kinds, none, tried.track, counters, self.budget)
+            relaxed = solve_relaxed(self.kinds, prices @ self.rows, tried.track, counters, self.budget)
             if relaxed is None:
                 break
-            self._take(relaxed, relaxed.cost)
-            if self._done() or not self._count_more(tried, relaxed.legs):
+            self._take(relaxed, relaxed.cost - float(prices @ self.limits))
+            if self._done():
+                break
+            if self._over_budget(relaxed.legs) and prices[-1] == 0.0:
+                # Against the least price there is, as here mostly, one price that outweighs all times is exact.
+                prices[-1] = BUDGET_PRICE * max(relaxed.cost, 1e-9)
+            elif not self._count_more(tried, relaxed.legs):
                 break
         return tried
 
@@ -141,6 +164,8 @@ class _Quotient:
             return
         self.suggested.append(relaxed.legs)
         if self._over(relaxed.legs).any() or len(relaxed.legs) > self.core.max_stages:
+            return
+        if self._over_budget(relaxed.legs):
             return
         path = realise(self.kinds, relaxed.legs, self.phases)
         if path is not None and self.core.holds(path):
@@ -155,6 +180,12 @@ class _Quotient:
     def _over(self, legs: tuple[Leg, ...]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         over: np.ndarray[tuple[int], np.dtype[np.bool_]] = self._used(legs) > self.kinds.total
         return over
+
+    def _over_budget(self, legs: tuple[Leg, ...]) -> bool:
+        if self.core.weights is None:
+            return False
+        weights = self.kinds.hierarchy.of_kinds(self.core.weights)
+        return float(self._used(legs) @ weights) > self.core.limit
 
     def _count_more(self, tried: _Tried, legs: tuple[Leg, ...]) -> bool:
         """Add what a path breaks to what is counted; return whether there was anything."""
@@ -195,7 +226,7 @@ class _Quotient:
         First on small tables, then with as much counted exactly as leaves a few dozen steps.
         """
         cases = len(first_groups(self.kinds))
-        prices = np.zeros(len(self.kinds.per) + 1)
+        prices = np.zeros(len(self.limits))
         prices = self._raise_bound(prices, Counters(), False, PRICE_STEPS)
         for count in range(len(tried.parts), 0, -1):
             counters = Counters(tuple(tried.parts[:count]))
@@ -206,8 +237,7 @@ class _Quotient:
 
     def _raise_bound(self, prices: FloatArray, counters: Counters, track: bool, steps: int) -> FloatArray:
         """Take subgradient steps from given prices (by kind, then of a stage); return the best ones."""
-        rows = np.vstack([np.eye(len(self.kinds.per)), np.ones((1, len(self.kinds.per)))])
-        limits = np.append(self.kinds.total, self.core.max_stages).astype(np.float64)
+        rows, limits = self.rows, self.limits
         leading, best, theta, idle = prices.copy(), -math.inf, 1.0, 0
         for _ in range(steps):
             relaxed = solve_relaxed(self.kinds, prices @ rows, track, counters, self.budget)
