@@ -245,7 +245,7 @@ def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     if payload["until"] is not None:
         solver.parameters.max_time_in_seconds = max(payload["until"] - time.monotonic() - 0.02, 0.01)
     solver.best_bound_callback = lambda bound: channel.improved(None, bound / model.scale)
-    with _stopping(solver, channel):
+    with stopping(solver, channel):
         status = solver.solve(model.model, _told_solutions(model, channel))
     names = {model.cp.OPTIMAL: "optimal", model.cp.FEASIBLE: "feasible", model.cp.INFEASIBLE: "infeasible"}
     name = names.get(status, "unknown" if status == model.cp.UNKNOWN else "invalid")
@@ -267,7 +267,7 @@ def _told_solutions(model: Model, channel: Channel) -> Any:
 
 
 @contextlib.contextmanager
-def _stopping(solver: Any, channel: Channel) -> Iterator[None]:
+def stopping(solver: Any, channel: Channel) -> Iterator[None]:
     """Stop the solver when the parent asks for it."""
     done = threading.Event()
 

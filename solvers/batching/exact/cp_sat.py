@@ -11,7 +11,7 @@ batch that l leads; u[l,e]: that batch runs on executor e, as an optional interv
 
 Times become whole numbers of 2⁻²⁸ of the horizon, coefficients and arrivals rounded *down*, deadlines *up*: every
 plan stays possible and costs no more than it does, so CP-SAT's bound is a bound of the real problem; what rounding
-costs is part of the gap. One worker and a fixed seed: the same answer every time.
+costs is part of the gap. One worker and a fixed seed: the same answer every time. CP-SAT runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gpuplan.errors import UnsupportedError
+from gpuplan.errors import SolverUnavailableError, UnsupportedError
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import DEADLINE_SLACK_S, BatchingProblem, IntArray
 from gpuplan.solvers.batching.answer import answer, infeasible, no_solution
 from gpuplan.solvers.batching.exact.additive import coefficients, deadlines_count
 from gpuplan.solvers.batching.heuristics.starts import Start, best_start, rate
 from gpuplan.solvers.batching.sequence import schedule
+from gpuplan.solvers.external.worker import Event, worker_for
 from gpuplan.solvers.limits import Budget, Limits
-from gpuplan.solvers.placement.constraint import import_cp_model
+from gpuplan.solvers.placement.constraint import import_cp_model, stopping
 from gpuplan.solvers.result import Result
+
+if TYPE_CHECKING:
+    from gpuplan.solvers.external.child import Channel
 
 NAME = "cp-sat"
 MOST: Final = 60
@@ -247,7 +251,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
     UnsupportedError
         More than 60 requests.
     SolverUnavailableError
-        OR-Tools is not installed, or `highspy` is loaded in this process.
+        OR-Tools is not installed.
     """
     reason = supports(problem)
     if reason is not None:
@@ -255,23 +259,18 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
     started, budget = time.perf_counter(), Budget(limits)
     if problem.num_requests == 0:
         return answer(problem, schedule(problem, []), solver=NAME, started=started, seed=seed, proven=True)
-    model, known = Model(problem), best_start(problem, budget)
-    model.hint(known.solution)
-    solver = model.cp.CpSolver()
-    solver.parameters.num_workers, solver.parameters.random_seed = 1, seed
-    if math.isfinite(budget.remaining_s):
-        solver.parameters.max_time_in_seconds = max(budget.remaining_s, 0.01)
-    status = solver.solve(model.model)
-    budget.spend(int(solver.num_branches))
-    if status == model.cp.INFEASIBLE and known.missed:
+    known = best_start(problem, budget)
+    found = _search(problem, known, budget, seed)
+    if found.infeasible and known.missed:
         reasons = ("the hard deadlines cannot all hold; --relax-deadlines gives the plan with the fewest violations",)
         return infeasible(problem, reasons, solver=NAME, started=started, seed=seed, work=budget.work)
-    solution, value = _better(problem, model, solver, status, known)
-    bound: float | None = max(model.real(solver.best_objective_bound), 0.0)
-    if status == model.cp.INFEASIBLE or (bound is not None and bound > value * (1.0 + PROOF) + 1e-9):
+    solution, value = _better(problem, found.groups, known)
+    bound = found.bound
+    if found.infeasible or (bound is not None and bound > value * (1.0 + PROOF) + 1e-9):
         bound = None  # a plan contradicts it: presolve went wrong
     if solution is None:
-        return no_solution(problem, solver=NAME, started=started, seed=seed, work=budget.work, bound=bound)
+        why = (f"{NAME}: {found.failure}",) if found.failure else ()
+        return no_solution(problem, solver=NAME, started=started, seed=seed, work=budget.work, bound=bound, reasons=why)
     return answer(
         problem,
         solution,
@@ -282,17 +281,78 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
         bound=bound,
         bound_kind=None if bound is None else "bound of CP-SAT, rounding included",
         options={"workers": 1},
+        notes=(found.failure,) if found.failure else (),
         proven=bound is not None and value - bound <= PROOF * abs(value),
     )
 
 
+@dataclass(slots=True)
+class _Found:
+    """What CP-SAT found: batches of each executor (None: none better than its start), bound, proof, failure."""
+
+    groups: list[list[IntArray]] | None = None
+    bound: float | None = None
+    infeasible: bool = False
+    failure: str = ""
+
+
+def _search(problem: BatchingProblem, known: Start, budget: Budget, seed: int) -> _Found:
+    """Run CP-SAT in a process of its own; its best plan and bound so far come back whatever ends it."""
+    seconds = None if math.isinf(budget.remaining_s) else max(budget.remaining_s, 0.01)
+    until = None if seconds is None else time.monotonic() + seconds
+    payload = {"problem": problem, "start": known.solution, "until": until, "seed": seed}
+    found = _Found()
+
+    def heard(event: Event) -> None:
+        found.bound = max(float(event["bound"]), 0.0, found.bound or 0.0)
+        if event.get("groups") is not None:
+            found.groups = _arrays(event["groups"])
+
+    with worker_for("CP-SAT") as worker:
+        reply = worker.run(f"{__name__}:work", payload, seconds=seconds, cancel=budget.limits.cancel, on_event=heard)
+    if reply.kind == "SolverUnavailableError":
+        raise SolverUnavailableError(reply.note)
+    if reply.outcome == "failed":
+        found.failure = reply.note if "CP-SAT" in reply.note else f"CP-SAT failed: {reply.note}"
+    if reply.outcome == "done":
+        assert reply.answer is not None
+        budget.spend(int(reply.answer["branches"]))
+        found.infeasible = bool(reply.answer["infeasible"])
+        heard(reply.answer)
+    return found
+
+
+def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Build and solve the model; runs in the child."""
+    model = Model(payload["problem"])
+    model.hint(payload["start"])
+    solver = model.cp.CpSolver()
+    solver.parameters.num_workers, solver.parameters.random_seed = 1, payload["seed"]
+    if payload["until"] is not None:
+        solver.parameters.max_time_in_seconds = max(payload["until"] - time.monotonic() - 0.02, 0.01)
+    solver.best_bound_callback = lambda bound: channel.tell(event="improved", bound=model.real(bound))
+    with stopping(solver, channel):
+        status = solver.solve(model.model)
+    known = status in (model.cp.OPTIMAL, model.cp.FEASIBLE)
+    return {
+        "infeasible": status == model.cp.INFEASIBLE,
+        "groups": [[rows.tolist() for rows in own] for own in model.groups(solver)] if known else None,
+        "bound": model.real(solver.best_objective_bound),
+        "branches": int(solver.num_branches),
+    }
+
+
+def _arrays(groups: list[list[list[int]]]) -> list[list[IntArray]]:
+    return [[np.array(rows, dtype=np.int64) for rows in own] for own in groups]
+
+
 def _better(
-    problem: BatchingProblem, model: Model, solver: Any, status: Any, known: Start
+    problem: BatchingProblem, groups: list[list[IntArray]] | None, known: Start
 ) -> tuple[BatchSolution | None, float]:
     """Return the better of CP-SAT's plan and the construction, and its objective; None when both miss deadlines."""
     best: Start | None = None if known.missed else known
-    if status in (model.cp.OPTIMAL, model.cp.FEASIBLE):
-        found = rate(problem, NAME, model.groups(solver))
+    if groups is not None:
+        found = rate(problem, NAME, groups)
         if not found.missed and found.better_than(best):
             best = found
     return (None, math.inf) if best is None else (best.solution, best.objective)
