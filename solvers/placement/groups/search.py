@@ -12,8 +12,9 @@ from gpuplan.profiles.problems.groups import GroupModes, group_modes, of_one_deg
 from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement.core import Query
-from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement import small, small_bottleneck
+from gpuplan.solvers.placement.core import Core, CoreOutcome, Query
+from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
 from gpuplan.solvers.placement.groups.bottleneck import minimise_group_bottleneck
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import Goal, group_terms, group_worth, name_devices
@@ -35,6 +36,19 @@ class GroupSession(Session):
         if self._cells is None:
             self._cells = self._small_engine_cells()
         return self._cells <= SMALL_CELLS
+
+    def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+        if self.runs_small():
+            self.engines.add("dp")
+            one_pass = small_bottleneck.minimise_bottleneck if query.bottleneck else small.minimise
+            return one_pass(core, upper, self.budget)
+        from gpuplan.solvers.placement.groups.wide import minimise_modes  # compiles or loads kernels
+
+        self.engines.add("labels")
+        settings = self.settings
+        if self.engine == "beam" and settings.ladder is None:
+            settings = replace(settings, ladder=BEAM_LADDER)
+        return minimise_modes(core, upper, self.budget, settings, hint, self.multipliers)
 
     def within(self, cap_s: float, hint: ClassPath | None) -> Answer:
         """Return any plan within a cap on the cycle; proven without a path when there is none."""
