@@ -1,12 +1,14 @@
 """Flow placement: values, bounds and times of the search and of every rule, verified before they are reported.
 
-    python benchmarks/flow.py [--data ../shared/data/helix] [--time-limit 30] [--only NAME] [--rules]
+    python benchmarks/flow.py [--data ../shared/data/helix] [--time-limit 30] [--seeds 2] [--only NAME] [--rules]
+        [--trade]
 
 Instances:
 
 * the two published ones (`--data`/instances);
 * `like-…`: clusters in their manner: the published node counts, throughputs made from the measured tables of `--data`
-  by the rule of `table_of` (the published ones also use constants of their runs, so values differ from theirs);
+  by the rule of `table_of` (the published ones also use constants of their runs, so values differ from theirs), every
+  model of `--data`; `like-24-3-regions-…-s` has links between regions drawn with seed s;
 * `wide-200-s`: 200 nodes of 8 kinds in 4 regions, 32 layers, seed s, links between regions so slow that they bind;
   `deep-200-s`: the same with 80 layers, where one region has few nodes a layer and the link-free bound is far.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuplan.plans.flow_solution import flow_solution_to_dict
+from gpuplan.plans.flow_solution import FlowSolution, flow_solution_to_dict
 from gpuplan.plans.verify.flow import verify_flow_solution
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.profiles.problems.flow_io import load_flow_problem
 from gpuplan.solvers.flow import FLOW_SOLVERS, solve_flow
 from gpuplan.solvers.limits import Limits
+from gpuplan.solvers.result import Result
 
 #: GPU memory of the machines of the tables, GB, and a share of it that weights and KV can fill.
 MEMORY_GB = {"a100": 40, "v100": 16, "l4": 24, "l4x2": 48, "t4": 16, "t4x2": 32, "t4x4": 64}
@@ -133,39 +137,58 @@ def wide_cluster(seed: int, *, nodes: int = 200, kinds: int = 8, regions: int = 
     )
 
 
-def instances(data: Path) -> Iterator[tuple[str, FlowProblem]]:
-    """Yield every instance with its name; those of `--data` only where it is there."""
+def instances(data: Path, seeds: int) -> Iterator[tuple[str, FlowProblem]]:
+    """Yield every instance with its name; those of `--data` only where it is there; `seeds` of each drawn at random."""
     if data.is_dir():
         for name in ("quality10-30b", "single24-70b"):
             yield name, load_flow_problem(data / "instances" / f"{name}.json")
         for name, model in MODELS.items():
             yield f"like-24-{name}", helix_like(data, model, [SINGLE24])
             yield f"like-42-{name}", helix_like(data, model, [MIXED42])
-            yield f"like-24-3-regions-{name}", helix_like(data, model, THREE_REGIONS)
-    for seed in range(2):
+            for seed in range(seeds):
+                yield f"like-24-3-regions-{name}-{seed}", helix_like(data, model, THREE_REGIONS, seed)
+    for seed in range(seeds):
         yield f"wide-200-{seed}", wide_cluster(seed)
         yield f"deep-200-{seed}", wide_cluster(seed, num_layers=80)
 
 
-def measure(name: str, problem: FlowProblem, solver: str, time_limit_s: float) -> str:
-    """Solve, verify and return a row of the table."""
-    started = time.perf_counter()
-    result = solve_flow(problem, solver=solver, limits=Limits(time_limit_s=time_limit_s))
-    seconds = time.perf_counter() - started
+def row(name: str, problem: FlowProblem, label: str, result: Result[FlowSolution], seconds: float) -> str:
+    """Verify an answer and return its row of the table."""
     if result.plan is not None:
         verdict = verify_flow_solution(flow_solution_to_dict(result, problem), problem)
-        assert verdict.ok, f"{name}, {solver}: {verdict}"
+        assert verdict.ok, f"{name}, {label}: {verdict}"
     cells = [
         name,
-        solver,
+        label,
         result.status,
         "" if result.objective is None else f"{result.objective:,.3f}",
         "" if result.bound is None else f"{result.bound:,.3f}",
         "" if result.gap is None else f"{100 * result.gap:.3f} %",
         str(int(result.terms["hops"])) if result.terms else "",
+        str(int(result.terms["layers_on_one_node"])) if result.terms else "",
         f"{seconds:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def measure(name: str, problem: FlowProblem, solver: str, time_limit_s: float) -> str:
+    """Solve and return a row of the table."""
+    started = time.perf_counter()
+    result = solve_flow(problem, solver=solver, limits=Limits(time_limit_s=time_limit_s))
+    return row(name, problem, solver, result, time.perf_counter() - started)
+
+
+def trade(name: str, problem: FlowProblem, time_limit_s: float) -> Iterator[str]:
+    """Yield rows of what limits on hops, and on layers held by one node, cost."""
+    limits = Limits(time_limit_s=time_limit_s)
+    for hops in (20, 16, 12, 10, 8, 6):
+        limited = dataclasses.replace(problem, max_hops=hops)
+        started = time.perf_counter()
+        yield row(name, limited, f"max_hops {hops}", solve_flow(limited, limits=limits), time.perf_counter() - started)
+    for share in (0.5, 0.25, 0.0):
+        started = time.perf_counter()
+        result = solve_flow(problem, limits=limits, max_single_share=share)
+        yield row(name, problem, f"single {share:.0%}", result, time.perf_counter() - started)
 
 
 def main() -> None:
@@ -174,16 +197,22 @@ def main() -> None:
     here = Path(__file__).resolve().parents[2]
     parser.add_argument("--data", type=Path, default=here / "shared" / "data" / "helix")
     parser.add_argument("--time-limit", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, default=2, help="instances of each random family")
     parser.add_argument("--only", default="", help="instances whose name holds this")
     parser.add_argument("--rules", action="store_true", help="also the rules and the mixed-integer model")
+    parser.add_argument("--trade", action="store_true", help="limits on hops and single holders instead")
     arguments = parser.parse_args()
-    columns = ("instance", "solver", "status", "tokens/s", "bound", "gap", "hops", "s")
+    columns = ("instance", "solver", "status", "tokens/s", "bound", "gap", "hops", "on one node", "s")
     print(f"| {' | '.join(columns)} |")
     print("| --- " * len(columns) + "|")
-    for name, problem in instances(arguments.data):
+    for name, problem in instances(arguments.data, arguments.seeds):
         if arguments.only not in name:
             continue
         limit = 2 * arguments.time_limit if "200" in name else arguments.time_limit
+        if arguments.trade:
+            for line in trade(name, problem, limit):
+                print(line, flush=True)
+            continue
         for solver in FLOW_SOLVERS if arguments.rules else ["auto"]:
             print(measure(name, problem, solver, limit), flush=True)
 

@@ -36,9 +36,13 @@ SAME_SLACK = 1e-7
 
 
 class CoverSearch:
-    """Raises the best cover and lowers the bound until they meet, effort by effort."""
+    """Raises the best cover and lowers the bound until they meet, effort by effort.
 
-    def __init__(self, incumbent: Incumbent, master: PriceMaster, top: Prices) -> None:
+    With `covers_first` a cover is looked for before any proof: where covers are what matters, and time may be short.
+    """
+
+    def __init__(self, incumbent: Incumbent, master: PriceMaster, top: Prices, *, covers_first: bool = False) -> None:
+        self.covers_first = covers_first
         self.incumbent = incumbent
         self.instance = incumbent.instance
         self.budget = incumbent.budget
@@ -58,7 +62,8 @@ class CoverSearch:
 
     def _run(self, efforts: int) -> None:
         for effort in range(efforts):
-            for step in (self._prove, self._raise) if effort == 0 else (self._raise, self._prove):
+            proof_first = effort == 0 and not self.covers_first
+            for step in (self._prove, self._raise) if proof_first else (self._raise, self._prove):
                 if self.settled or self.budget.exhausted():
                     return
                 step(effort)

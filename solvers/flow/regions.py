@@ -35,7 +35,7 @@ MOST_REGIONS = 5
 REGION_EFFORTS = 7
 UNION_EFFORTS = 2
 #: Share of the budget for planning regions; the rest is for annealing.
-PLANNING_SHARE = 0.4
+PLANNING_SHARE = 0.5
 #: Placements of each manner that annealing starts from.
 MOST_STARTS = 3
 
@@ -156,7 +156,7 @@ def _plan_alone(incumbent: Incumbent, nodes: Sequence[int], share: float, effort
     if top > 0:
         master, prices = start(inner, top)
         if not prices.impossible(problem.num_layers):
-            CoverSearch(inner, master, prices).run(efforts)
+            CoverSearch(inner, master, prices, covers_first=True).run(efforts)
     incumbent.budget.spend(budget.work)
     held = () if inner.solution is None else inner.solution.placement
     return _Plan(tuple(NodeRange(nodes[item.node], item.start, item.stop) for item in held), inner.bound)
@@ -167,7 +167,7 @@ def _by_regions(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[
     unions = list(_unions(len(regions)))
     plans: dict[tuple[int, ...], _Plan] = {}
     # Single regions are in most partitions, so they get most of the time.
-    weights = [4.0 if len(union) == 1 else 1.0 for union in unions]
+    weights = [8.0 if len(union) == 1 else 1.0 for union in unions]
     whole = PLANNING_SHARE
     for at, union in enumerate(unions):
         share = whole * weights[at] / sum(weights[at:])

@@ -17,6 +17,7 @@ from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
 from gpuplan.solvers.flow.link_bounds import tightened
+from gpuplan.solvers.flow.parts import part_of
 from gpuplan.solvers.flow.regions import interleaved, links_bind, regions_of, search_regions
 from gpuplan.solvers.flow.registry import FLOW_ENTRIES
 from gpuplan.solvers.limits import Budget, Limits
@@ -33,6 +34,9 @@ SMALL = 8
 #: Efforts of the cover search before links that bind get their turn.
 EFFORTS_BEFORE_REGIONS = 2
 SHARE_BEFORE_REGIONS = 0.15
+#: Shares of layers left to one node that covers with few hops are looked for with, and the budget for each.
+SHARES_OF_SHORT_CHAINS = (0.6, 0.5, 0.4, 0.25, 0.1)
+SHARE_OF_A_COVER = 0.15
 
 
 def solve_flow(
@@ -202,5 +206,26 @@ def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:
         ranges = best_stages(cover.master, hops + 1, cover.upper, incumbent.budget)
         if ranges:
             incumbent.offer(incumbent.place(ranges))
+    _with_shared_layers(incumbent, cover.upper)
     if not incumbent.closed:
         cover.run(EFFORTS_BEFORE_REGIONS)
+
+
+def _with_shared_layers(incumbent: Incumbent, top: int) -> None:
+    """Offer covers whose layers mostly have several holders: their chains are short."""
+    problem = incumbent.problem
+    for share in SHARES_OF_SHORT_CHAINS:
+        single = math.floor(share * problem.num_layers)
+        if incumbent.closed or incumbent.budget.exhausted():
+            return
+        known = incumbent.single_layers
+        if (known is not None and known < single) or shortages(problem, single):
+            continue
+        budget = part_of(incumbent.budget, SHARE_OF_A_COVER)
+        inner = Incumbent(problem, incumbent.instance, budget, single_layers=single)
+        master, prices = start(inner, max(top, 1))
+        if not prices.impossible(problem.num_layers):
+            CoverSearch(inner, master, prices, covers_first=True).run(EFFORTS_BEFORE_REGIONS)
+        incumbent.budget.spend(budget.work)
+        if inner.solution is not None:
+            incumbent.offer(inner.solution.placement)
