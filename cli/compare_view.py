@@ -13,7 +13,7 @@ from gpuplan.units import format_seconds
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpuplan.solvers.result import Value
+    from gpuplan.solvers.result import Result, Value
 
 
 class Row(Protocol):
@@ -97,7 +97,7 @@ def compare_table(rows: Sequence[Row], objective: str) -> Table:
 
 def bound_by(row: Row) -> str | None:
     """Return how a row's bound was proven; None without a bound."""
-    result = getattr(row, "result", None)
+    result: Result[Any] | None = getattr(row, "result", None)
     if result is None or row.bound is None:
         return None
     return result.report.proof or result.report.bound_kind
