@@ -99,7 +99,7 @@ def line(row: Row) -> str:
 
 
 def main(groups: list[str]) -> None:
-    """Print the table of the chosen groups."""
+    """Print the table of the chosen groups (gap and s: medians)."""
     solve(cluster(70, 32, 99, "hetero", 0.1), time_limit_s=5.0)
     print(
         "| D | n | ρ | return hop | cases | stages | proven | median gap | worst | no plan | s median / worst | aim |"
