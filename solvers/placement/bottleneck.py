@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.solvers.placement.core import Query, make_core, single_stage
+from gpuplan.solvers.placement.evaluate import evaluate
 from gpuplan.solvers.placement.outcome import Outcome, status_of
 from gpuplan.solvers.placement.query import Answer, Session, cells
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
@@ -25,6 +26,8 @@ TIE = 1e-9
 #: loading the kernels (0.4 s) would be most of a first call.
 ONE_PASS_CELLS = 1e5
 HOST_DEVICES = 8
+#: Prices of a cap, in latencies of the best plan, that start the search for the least latency under it.
+DEAR = 6.0
 
 
 def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
@@ -48,11 +51,31 @@ def minimise_bottleneck(session: Session, hint: ClassPath | None) -> Outcome:
         return Outcome(status_of(least), None, None)
     if not least.proven:
         return Outcome("feasible", least.path, (max(least.bound, 0.0), 0.0))
-    answer = session.ask(Query(cap_s=least.value * (1.0 + TIE)), hint=least.path)
+    cap_s = least.value * (1.0 + TIE)
+    _warm_up(session, least.path, cap_s)
+    answer = session.ask(Query(cap_s=cap_s), hint=least.path)
     path = answer.path if answer.path is not None else least.path
     latency = answer.bound if math.isfinite(answer.bound) else 0.0
     proven = answer.proven and answer.path is not None
     return Outcome("optimal" if proven else "feasible", path, (least.value, latency))
+
+
+def _warm_up(session: Session, path: ClassPath, cap_s: float) -> None:
+    """Start the latency bound under a tight cap from multipliers that make waste dear.
+
+    Few choices of devices keep within a cap at its least. The Lagrangian bound sees latency alone and follows each
+    choice to its end; prices of the cap, several times the latency at hand in all, cut those that cannot be completed
+    (any multipliers give a valid bound).
+    """
+    tables = session.tables
+    if session.runs_small() or tables.problem.micro_batches == "stages":
+        return
+    from gpuplan.solvers.placement.bottleneck_caps import WIDE, cap_multipliers
+
+    core = make_core(tables, Query(bottleneck=True), tables.problem.micro_batches)
+    if core.num_classes <= WIDE and core.max_stages >= 2:
+        latency = evaluate(tables.problem, tables.to_stages(path)).latency_s
+        session.multipliers["best"] = DEAR * latency * cap_multipliers(core, session.budget, cap_s)
 
 
 def _in_one_pass(session: Session) -> bool:

@@ -79,6 +79,14 @@ def chosen(core: Core, prices: FloatArray) -> NDArray[np.int64]:
     return np.flatnonzero(keep)
 
 
+def cap_multipliers(core: Core, budget: Budget, cap_s: float) -> FloatArray:
+    """Return prices under a cap, total 1, laid out as the Lagrangian bound's multipliers (fee only where it binds)."""
+    bounds = CapBounds(core, budget, linked=True)
+    prices = bounds.price(bounds.cap(cap_s), LAST.steps).prices
+    binding = core.max_stages < min(int(core.counts.sum()), core.num_layers)
+    return np.ascontiguousarray(prices if binding else prices[:-1])
+
+
 class CapSpace:
     """Plans of two stages or more of one core; `best` is shared with other cores, `lower` is proven.
 
@@ -87,6 +95,7 @@ class CapSpace:
     """
 
     def __init__(self, core: Core, budget: Budget, best: Incumbent, referee: Referee) -> None:
+        assert core.modes is None  # prices and keys count devices by class
         self.core, self.budget, self.best, self.referee = core, budget, best, referee
         self.trivial = trivial_upper(core)
         self.lower = 0.0
@@ -205,6 +214,7 @@ class CapSpace:
         self.lower = math.inf if cap_s >= self.trivial else max(self.lower, cap_s)
         if self.lower >= self.best.value * (1.0 - EXACT):
             self.lower = self.best.value
+        self.budget.report("bottleneck", self.best.value if self.best.path else None, self.lower)
 
     def _sequence(self, priced: Priced, goal: float) -> bool:
         """Whether the relaxed path is a plan below `goal`."""
