@@ -6,7 +6,6 @@ from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
 from gpuplan.solvers.placement.effort import LADDER, Settings
-from gpuplan.solvers.placement.groups.wide import bound_wide
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.closing import close
@@ -38,8 +37,6 @@ def minimise(
     memory = {} if multipliers is None else multipliers
     if sum(bits_of(core.capacity)) <= settings.key_bits:
         return _climb(core, upper, budget, settings, hint, memory)
-    if core.modes is not None:
-        return bound_wide(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)
 
 
