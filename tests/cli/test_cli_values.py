@@ -6,7 +6,6 @@ import click
 import pytest
 
 from gpuplan.cli.values import Balance, Fraction, MicroBatches, Seconds, Size, TensorParallel, Whole
-from gpuplan.errors import UnsupportedError
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,9 @@ from gpuplan.errors import UnsupportedError
         (Balance(), "0:1", (0.0, 1.0)),
         (MicroBatches(), "4", 4),
         (MicroBatches(), "stages", "stages"),
-        (TensorParallel(), "1", 1),
+        (TensorParallel(), "1", (1,)),
+        (TensorParallel(), "1,2", (1, 2)),
+        (TensorParallel(), "auto", "auto"),
     ],
 )
 def test_value_is_read(kind, text, value):
@@ -48,10 +49,3 @@ def test_out_of_range_is_refused(kind, text):
     """Values just outside the range are refused."""
     with pytest.raises(click.BadParameter):
         kind.convert(text, None, None)
-
-
-@pytest.mark.parametrize("text", ["2", "auto", "1,2"])
-def test_tensor_parallelism_beyond_one_is_unsupported(text):
-    """Degrees other than 1 are understood but not supported yet."""
-    with pytest.raises(UnsupportedError, match="use --tensor-parallel 1"):
-        TensorParallel().convert(text, None, None)
