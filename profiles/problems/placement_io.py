@@ -23,6 +23,7 @@ import numpy as np
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles.problems.documents import read_document
 from gpuplan.profiles.problems.fields import Fields, FloatArray, show
+from gpuplan.profiles.problems.hop_units import by_unit
 from gpuplan.profiles.problems.hops import check_entries
 from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, ObjectiveName, Timing, hop_table
 
@@ -67,7 +68,7 @@ def placement_from_dict(document: Any, source: str | None = None) -> DensePlacem
     names = tuple(device.text("name") for device in devices)
     _check_distinct(devices, names)
     objective = _objective(root)
-    latency, cycle = _timings(root, layers, len(devices))
+    latency, cycle = by_unit(*_timings(root, layers, len(devices)))
     root.text("comment", "", empty=True)
     return DensePlacement(
         name=root.text("name", "", empty=True),

@@ -9,7 +9,7 @@ import pytest
 
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles import PlacementProblem, load_model
-from gpuplan.profiles.problems import routing
+from gpuplan.profiles.problems import hops, routing
 from gpuplan.profiles.problems.alike import alike, swappable
 from gpuplan.profiles.problems.hops import HopTable, UnitHops, check_entries, unit_hops
 from gpuplan.profiles.problems.placement import DensePlacement, Timing
@@ -136,3 +136,22 @@ def test_alike_units_are_those_that_can_be_swapped() -> None:
             tables[1][rng.integers(size), rng.integers(size)] += 1.0
         keys = [bytes([int(k)]) for k in rng.integers(0, 2, size)]
         assert alike(tables, keys).tolist() == _slow_alike(tables, keys)
+
+
+def test_a_file_of_thousands_of_devices_keeps_tables_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit at 3: two hosts of two devices become two units, and every pair costs what the file says."""
+    table = [[0, 1, 5, 5], [1, 0, 5, 5], [6, 6, 0, 2], [6, 6, 2, 0]]
+    document = {
+        "schema": "gpuplan/placement-problem/1",
+        "devices": [{"name": f"g{d}", "available_bytes": 1.0} for d in range(4)],
+        "layers": [{"name": "l", "memory_bytes": 1.0, "boundary_bytes": 0.0}],
+        "compute_s": [[1.0]] * 4,
+        "hop_latency_s": table,
+        "hop_s_per_byte": [[0.0] * 4] * 4,
+        "objective": {"name": "latency"},
+    }
+    monkeypatch.setattr(hops, "MOST_DENSE", 3)
+    hop = placement_from_dict(document).latency.hop
+    assert isinstance(hop, UnitHops)
+    assert hop.unit_latency_s.tolist() == [[1, 5], [6, 2]]
+    assert [[hop.pair(d, e)[0] for e in range(4)] for d in range(4)] == table
