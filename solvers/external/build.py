@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,14 +11,22 @@ import numpy as np
 from gpuplan.errors import UnsupportedError
 from gpuplan.solvers.external.linear import MAX_ENTRIES, LinearModel
 
+#: Variables, and rows, between two looks at the clock.
+LOOK = 1_000
+
 Terms = list[tuple[int, float]]  # (column, coefficient), a column at most once in a row
+
+
+class OutOfTimeError(Exception):
+    """A model was not finished in time."""
 
 
 @dataclass(slots=True)
 class Builder:
     """min Σ cost, rows lower ≤ Σ terms ≤ upper, variables between 0 and their upper ends.
 
-    A column may stand in `cost` several times: its costs add up.
+    A column may stand in `cost` several times: its costs add up. `stop` is asked now and then: when it says so,
+    `OutOfTimeError` ends the building.
     """
 
     names: list[str] = field(default_factory=list)
@@ -26,12 +35,20 @@ class Builder:
     cost: Terms = field(default_factory=list)
     rows: list[tuple[str, Terms, float, float]] = field(default_factory=list)
     entries: int = 0
+    stop: Callable[[], bool] | None = None
+
+    def check(self) -> None:
+        """Raise OutOfTimeError when it is time to stop."""
+        if self.stop is not None and self.stop():
+            raise OutOfTimeError
 
     def add(self, name: str, upper: float, *, integer: bool = False) -> int:
         """Make a variable and return its column."""
         self.names.append(name)
         self.upper.append(upper)
         self.integer.append(integer)
+        if len(self.names) % LOOK == 0:
+            self.check()
         return len(self.names) - 1
 
     def row(self, name: str, terms: Terms, lower: float, upper: float) -> None:
@@ -42,6 +59,8 @@ class Builder:
                 f"the model has more than {MAX_ENTRIES:,} matrix entries, the most that are taken; use --solver auto"
             )
         self.rows.append((name, terms, lower, upper))
+        if len(self.rows) % LOOK == 0:
+            self.check()
 
     def at_most(self, name: str, terms: Terms, upper: float) -> None:
         """Add Σ terms ≤ upper."""

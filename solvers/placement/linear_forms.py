@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans.placement_solution import PlacementSolution
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.external.build import Builder, Terms, times
+from gpuplan.solvers.external.build import Builder, OutOfTimeError, Terms, times
 from gpuplan.solvers.external.isolated import LIBRARIES, LinearEngine, solve_isolated
 from gpuplan.solvers.external.linear import FloatArray, LinearModel, memory_estimate
 from gpuplan.solvers.external.worker import kept_workers
@@ -72,18 +73,23 @@ class LinearForm(abc.ABC):
         small against values of about 1,000.
     stages
         Number of stages, or None.
+    stop
+        Asked while the model is built; OutOfTimeError when it says so.
     """
 
-    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None) -> None:
+    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None, stop: Callable[[], bool] | None = None) -> None:
         self.blocks, self.goal = blocks, goal
+        self.builder = Builder(stop=stop)
         self.scale = _scale(blocks, goal)
-        self.builder = Builder()
+        self.builder.check()
         self._theta: int | None = None
         self.make_variables()
         self.make_rows(stages)
         if goal.price_cap is not None:
             self._cap_price(goal.price_cap)
+        self.builder.check()
         self._set_objective()
+        self.builder.check()
         self.linear: LinearModel = self.builder.build()
 
     #: The form, in words.
@@ -207,7 +213,11 @@ class _Run:
             self.finished = False
             return Step(None, -math.inf)
         self.budget.spend(1)
-        form = self.form(blocks, goal, stages)
+        try:
+            form = self.form(blocks, goal, stages, self.budget.exhausted)
+        except OutOfTimeError:
+            self.finished = False
+            return Step(None, -math.inf)
         answer = solve_isolated(
             self.engine,
             form.linear,

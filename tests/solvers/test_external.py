@@ -15,7 +15,7 @@ import pytest
 
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.solvers.external import cbc, highs, linear, worker
-from gpuplan.solvers.external.build import Builder, times
+from gpuplan.solvers.external.build import Builder, OutOfTimeError, times
 from gpuplan.solvers.external.child import Channel, run_task
 from gpuplan.solvers.external.isolated import Best, read_reply, solve_isolated
 from gpuplan.solvers.external.linear import linear_model, solve_milp
@@ -131,6 +131,17 @@ def test_costs_of_a_column_add_up_and_zeros_are_left_out() -> None:
     assert model.cost.tolist() == [-3.0]
     assert (model.columns.tolist(), model.values.tolist()) == ([0], [6.0])
     assert highs.solve(model, None).x == pytest.approx([2.0])  # 6·x ≤ 12
+
+
+def test_a_model_that_takes_too_long_to_build_is_given_up() -> None:
+    """The clock is looked at every 1,000 variables and rows."""
+    asked: list[int] = []
+    builder = Builder(stop=lambda: bool(asked.append(1)) or len(asked) == 3)
+    for k in range(2_999):
+        builder.add(f"x{k}", 1.0)
+    assert len(asked) == 2
+    with pytest.raises(OutOfTimeError):
+        builder.add("x2999", 1.0)
 
 
 def test_points_are_checked_against_everything() -> None:
