@@ -11,17 +11,18 @@ packed. The return hop splits the paths: all in one island (``alone``), the last
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gpuplan.profiles.problems.groups import GroupModes
+from gpuplan.profiles.problems.hops import FloatArray
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Query
-from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.effort import BEAM_LADDER, SHORT_LADDER, Settings
 from gpuplan.solvers.placement.groups.packing import Run, pack_runs
 from gpuplan.solvers.placement.groups.search import GroupSession
 from gpuplan.solvers.placement.modes import Modes
@@ -94,15 +95,16 @@ class Block:
         self.kinds, self.whole, self.states, self.alone = kinds, tables, tuple(states), alone
         self.modes = np.array([self._mode(state) for state in states], dtype=np.int64)
         self.budget, self.engine = budget, engine
-        self.free = _BlockSession(self._tables(strict=False), engine, budget, Settings(budget.limits.threads))
+        # Labels are few (devices in use times classes), so that an exhaustive search costs less than good multipliers.
+        self.settings = Settings(budget.limits.threads, BEAM_LADDER if engine == "beam" else SHORT_LADDER)
+        self.free = _BlockSession(self._tables(strict=False), engine, budget, self.settings)
         self._strict: _BlockSession | None = None
 
     @property
     def strict(self) -> _BlockSession:
         """The same with as many runs of a kind as it has islands: each path is a plan."""
         if self._strict is None:
-            threads = Settings(self.budget.limits.threads)
-            self._strict = _BlockSession(self._tables(strict=True), self.engine, self.budget, threads)
+            self._strict = _BlockSession(self._tables(strict=True), self.engine, self.budget, self.settings)
         return self._strict
 
     def ask(self, query: Query, upper: float) -> Answer:
@@ -251,6 +253,7 @@ class QuotientSession(GroupSession):
         self, tables: ClassTables, segments: Segments, modes: GroupModes, engine: EngineName, budget: Budget
     ) -> None:
         super().__init__(tables, engine, budget, Settings(budget.limits.threads))
+        self._by_question: dict[Hashable, dict[str, FloatArray]] = {}
         self.kinds = island_kinds(segments, modes)
         numbers = range(len(self.kinds.islands))
         states = [s for kind in numbers for s in _run_states(self.kinds, kind, "any", self.kinds.sizes[kind])]
@@ -287,6 +290,11 @@ class QuotientSession(GroupSession):
             ]
         return self._exact_rings[kind]
 
+    def _memory_of(self, query: Query) -> dict[str, FloatArray]:
+        """Return the multipliers that the blocks share: all price the same devices, so one's suit the next."""
+        question = query.time_weight, query.entry, query.capacity_tokens, query.budget, query.max_stages
+        return self._by_question.setdefault(question, {})
+
     def runs_small(self) -> bool:
         """Whether one pass finds the least bottleneck: only where the small engine is asked for by name."""
         return self.engine == "dp" and all(block.free.runs_small() for block in self.blocks)
@@ -302,16 +310,20 @@ class QuotientSession(GroupSession):
         """Return the best plan of a query below `upper`; rings are searched where their bound leaves room."""
         self.asked += 1
         best = Answer(math.inf, None, math.inf, True)
+        memory = self._memory_of(query)
         for block in self.blocks:
+            block.free.multipliers = memory
             best = _joined(best, block.ask(query, min(upper, best.value)))
             if query.any_plan and best.path is not None:
                 return best
         for kind, loose in self.rings.items():
+            loose.free.multipliers = memory
             bound = loose.free.ask(loose._translated(query), min(upper, best.value))
             if bound.path is None:
                 best = _joined(best, bound)
                 continue
             for block in self._exact(kind):
+                block.free.multipliers = memory
                 best = _joined(best, block.ask(query, min(upper, best.value)))
         self.engines |= set().union(*(block.free.engines for block in self.blocks))
         return best
