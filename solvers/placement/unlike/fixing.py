@@ -214,9 +214,8 @@ def _rows(core: Core, left: Left) -> tuple[object, FloatArray, FloatArray]:
     _flow(matrix, left, n, num)
     taken = core.resources.use[:, c]
     resource, column = np.nonzero(taken)
-    matrix.add(
-        resource, column, taken[resource, column], matrix.rows(len(taken), -math.inf, core.capacity.astype(float))
-    )
+    counts = matrix.rows(len(taken), -math.inf, core.capacity.astype(np.float64))
+    matrix.add(resource, column, taken[resource, column].astype(np.float64), counts)
     matrix.add(np.zeros_like(y), y, 1.0, matrix.rows(1, 2.0, float(core.max_stages)))
     if core.weights is not None:
         unit = float(core.weights.max()) or 1.0

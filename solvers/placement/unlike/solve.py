@@ -28,8 +28,9 @@ from gpuplan.solvers.placement.unlike.memory import Memory, restrict_sets
 from gpuplan.solvers.placement.unlike.neighbourhood import Neighbourhoods
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 
-#: Subgradient steps before each of the first dives, and with each growth of the memory.
-FIRST_STEPS, MORE_STEPS = (12, 100), 50
+#: Subgradient steps before the first two dives (the first few: a plan soon, of thousands of classes too), and with
+#: each growth of the memory.
+FIRST_STEPS, FIRST_WORK, SECOND_STEPS, MORE_STEPS = 12, 12_000, 100, 50
 #: Rise of the bound (share of the gap) that is worth another growth.
 WORTH = 0.01
 #: Neighbourhoods between two growths, and how many may pass in vain before the search ends.
@@ -77,7 +78,8 @@ class _Unlike:
             f"{self.core.num_classes} unlike classes need {bits} bits of a search key of {self.settings.key_bits}: "
             "bounded all together, plans from dives and neighbourhoods, then what reduced costs leave over"
         )
-        for steps in FIRST_STEPS:
+        few = max(3, min(FIRST_STEPS, FIRST_WORK // self.core.num_classes))
+        for steps in (few, SECOND_STEPS):
             self.relaxation.restart()
             self._bound(steps)
             if self._over():
