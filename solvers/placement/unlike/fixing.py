@@ -22,8 +22,9 @@ from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.links import Wide
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 
-#: Variables of the largest model, where only a work limit is set, and in a process of this one.
-MOST_VARIABLES, MOST_REPEATABLE, MOST_INSIDE = 30_000, 3_000, 8_000
+#: Variables of the largest model, of one under a work limit, and of one small enough to end soon in this process (a
+#: process of its own keeps to the time limit, but starting it takes half a second).
+MOST_VARIABLES, MOST_REPEATABLE, MOST_INSIDE = 30_000, 3_000, 1_500
 #: Bounds of the engine hold to an absolute 1e-6 (HiGHS), of values scaled to SCALE.
 SCALE, ENGINE_TOLERANCE = 1_000.0, 1e-6
 
