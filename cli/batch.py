@@ -92,7 +92,7 @@ def run_batching(problem: BatchingProblem, solver: str, search: SearchOptions, o
     from gpuplan.solvers.limits import Limits
 
     with Interrupt() as interrupt, SearchProgress("batching", seconds=True) as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress)
+        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress, search.memory_limit)
         result = solve_batching(problem, solver=solver, limits=limits, seed=search.seed, **options)
     return Search(result, interrupted=interrupt.requested, options=search)
 

@@ -97,7 +97,13 @@ def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> li
         return compare_batching(
             problem,
             names,
-            limits=Limits(search.time_limit, search.work_limit, search.threads, interrupt),
+            limits=Limits(
+                search.time_limit,
+                search.work_limit,
+                search.threads,
+                interrupt,
+                memory_limit_bytes=search.memory_limit,
+            ),
             seed=search.seed,
             on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
         )

@@ -60,7 +60,13 @@ def run_uncertain(
     lengths = read_lengths(batch, question.problem.requests.id)
     started = time.perf_counter()
     with Interrupt() as interrupt:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt)
+        limits = Limits(
+            search.time_limit,
+            search.work_limit,
+            search.threads,
+            interrupt,
+            memory_limit_bytes=search.memory_limit,
+        )
         plan = plan_uncertain(
             question.problem,
             lengths,

@@ -127,7 +127,13 @@ def _compare_flow(
 
     problem = load_flow_problem(words[0])
     with Interrupt("the solvers finished so far") as interrupt, SearchProgress("comparing") as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt)
+        limits = Limits(
+            search.time_limit,
+            search.work_limit,
+            search.threads,
+            interrupt,
+            memory_limit_bytes=search.memory_limit,
+        )
         return compare_flow(
             problem,
             limits,

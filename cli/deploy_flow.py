@@ -43,7 +43,7 @@ def deploy_by_flow(
     if output_path is not None:
         check_writable(problem_path(output_path))
     with Interrupt() as interrupt, SearchProgress("placing", seconds=False) as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress)
+        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress, search.memory_limit)
         plan = deploy_flow(problem.replace(objective="throughput"), limits=limits, seed=search.seed)
     run = Search(plan.result, interrupted=interrupt.requested, options=search)
     write_stats(search.stats, run, "deploy")

@@ -92,7 +92,7 @@ def _run(problem: FlowProblem, search: SearchOptions, asked: FlowLimits) -> Sear
     from gpuplan.solvers.limits import Limits
 
     with Interrupt() as interrupt, SearchProgress("placing") as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress)
+        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress, search.memory_limit)
         result = solve_flow(
             problem,
             solver=search.solver,
