@@ -36,6 +36,8 @@ from gpuplan.solvers.placement.tables import ClassPath
 
 #: Rounds of counting one more thing exactly.
 MOST_ROUNDS = 6
+#: Above so many entries a plan is looked for before the programme runs.
+LARGE_CELLS = 3e5
 #: Subgradient steps on prices at most, and table entries of them all.
 PRICE_STEPS = 300
 PRICE_CELLS = 1.5e8
@@ -94,14 +96,16 @@ class _Quotient:
         self.lower = -math.inf
         self.suggested: list[tuple[Leg, ...]] = []
         self.rows, self.limits = self._constraints()
+        self.priced: FloatArray | None = None
 
     def run(self) -> CoreOutcome:
         """Refine, price, then search."""
         if not self._done():
             tried = self._refine()
-            for improve in (self._search_suggested, lambda: self._price(tried), self._search_suggested):
-                if not self._done() and self.suggested:
-                    improve()
+            if not self._done() and self.suggested:
+                self._price(tried)
+            if not self._done() and self.suggested:
+                self._search_suggested()
         if not self._done() and not self.budget.exhausted():
             return self._search_all()
         return self._outcome()
@@ -142,8 +146,13 @@ class _Quotient:
         prices = np.zeros(len(self.limits))
         for _ in range(MOST_ROUNDS):
             counters = Counters(tuple(tried.parts))
-            if cells(self.kinds, tried.track, counters) > MOST_CELLS:
+            size = cells(self.kinds, tried.track, counters)
+            if size > MOST_CELLS:
                 break
+            if size > LARGE_CELLS and self.suggested and self.priced is None:
+                self._prepare()  # the table takes its time
+                if self._done():
+                    break
             relaxed = solve_relaxed(self.kinds, prices @ self.rows, tried.track, counters, self.budget)
             if relaxed is None:
                 break
@@ -223,17 +232,26 @@ class _Quotient:
     def _price(self, tried: _Tried) -> None:
         """Raise the bound by prices on uses of each kind and on stages; the paths met may be plans.
 
-        First on small tables, then with as much counted exactly as leaves a few dozen steps.
+        First on small tables (`_prepare`), then with as much counted exactly as leaves a few dozen steps.
         """
         cases = len(first_groups(self.kinds))
-        prices = np.zeros(len(self.limits))
-        prices = self._raise_bound(prices, Counters(), False, PRICE_STEPS)
+        if self.priced is None:
+            self._prepare()
+        assert self.priced is not None
         for count in range(len(tried.parts), 0, -1):
             counters = Counters(tuple(tried.parts[:count]))
             steps = int(PRICE_CELLS / (cells(self.kinds, tried.track, counters) * cases))
             if steps >= FEW_STEPS and not self._done():
-                self._raise_bound(prices, counters, tried.track, min(steps, PRICE_STEPS))
+                self._raise_bound(self.priced, counters, tried.track, min(steps, PRICE_STEPS))
                 break
+
+    def _prepare(self) -> None:
+        """Look for a plan, then price uses on the smallest tables; a second of work at most."""
+        if self.path is None:
+            self._search_suggested()
+        self.priced = np.zeros(len(self.limits))
+        if not self._done():
+            self.priced = self._raise_bound(self.priced, Counters(), False, PRICE_STEPS)
 
     def _raise_bound(self, prices: FloatArray, counters: Counters, track: bool, steps: int) -> FloatArray:
         """Take subgradient steps from given prices (by kind, then of a stage); return the best ones."""
