@@ -2,11 +2,8 @@
 
 *Ceilings*: every vector of device counts by kind is a column worth its ceiling (see `ceilings`), and a table
 packs them into the devices there are, whatever host they are in. Each ceiling in the answer is sharpened until none
-is left to sharpen. *Fluid*, where there are too many vectors: every layer of every request runs somewhere,
-
-    Σ_i x_li = R for each layer l,   Σ_l e_li·x_li ≤ devices of kind i
-
-with e_li the device seconds of layer l for one request on kind i at the best degree and batch that fit.
+is left to sharpen. *Fluid* (see `fluid`), where there are
+too many vectors, and beside the packing where kinds differ.
 """
 
 from __future__ import annotations
@@ -17,23 +14,24 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import vectors
 from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.fluid import fluid_value
 from gpuplan.solvers.deployment.goal import Goal
-from gpuplan.solvers.deployment.master import Programme, solve_programme
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
 from gpuplan.solvers.limits import Budget
 
-Floats = NDArray[np.float64]
 #: Vectors of counts by kind up to which each gets a ceiling.
 MOST_VECTORS: Final = 3000
 #: Rounding of a sum, relatively.
 SLACK: Final = 1e-12
 #: Rounds of sharpening at most.
 ROUNDS: Final = 200
+#: The same where there are more than `FEW` vectors, each round of which takes longer.
+ROUNDS_OF_MANY: Final = 12
+FEW: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,14 @@ def bound(fleet: Fleet, ceilings: Ceilings, goal: Goal, incumbent: float | None,
     """Return a bound on the objective of any deployment; stops early once it meets `incumbent`."""
     counts = counts_of_kinds(fleet)
     if math.prod(count + 1 for count in counts) > MOST_VECTORS:
-        return fluid(fleet, ceilings, goal, counts)
-    return packed(ceilings, goal, counts, incumbent, budget)
+        return fluid(ceilings, goal, counts)
+    own = packed(ceilings, goal, counts, incumbent, budget)
+    if own.value is None or len(counts) == 1 or (incumbent is not None and _met(goal, own.value, incumbent)):
+        return own
+    other = fluid(ceilings, goal, counts)
+    if other.infeasible or (other.value is not None and goal.better(own.value, other.value)):
+        return other
+    return own
 
 
 def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:
@@ -63,13 +67,12 @@ def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | No
     shapes = [vector for vector in vectors(counts) if ceilings.best(vector) > 0.0]
     kind = "packing of ceilings per device counts"
     value: float | None = None
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if len(shapes) <= FEW else ROUNDS_OF_MANY):
         found = _pack(shapes, ceilings, goal, counts)
         if found is None:
             return Bound(None, kind, infeasible=True)
         value, used = found
-        met = incumbent is not None and not goal.better(value, incumbent * _nearly(goal))
-        if met or budget.exhausted():
+        if (incumbent is not None and _met(goal, value, incumbent)) or budget.exhausted():
             break
         sharpened = [ceilings.refine(vector) for vector in used]
         if not any(sharpened):
@@ -78,8 +81,8 @@ def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | No
     return Bound(value, kind)
 
 
-def _nearly(goal: Goal) -> float:
-    return 1 + 1e-9 if goal.maximised else 1 - 1e-9
+def _met(goal: Goal, value: float, incumbent: float) -> bool:
+    return not goal.better(value, incumbent * (1 + 1e-9 if goal.maximised else 1 - 1e-9))
 
 
 def _pack(
@@ -102,69 +105,10 @@ def _pack(
     return value, sorted({shapes[shape] for shape in table.shapes(state)})
 
 
-def fluid(fleet: Fleet, ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
+def fluid(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
     """Return the bound of layers spread over devices like a fluid."""
-    kind_name = "fluid of layers over devices"
-    seconds = _device_seconds(fleet, ceilings, counts)
-    columns, amounts = np.unique(np.where(np.isfinite(seconds), seconds, -1.0), axis=1, return_counts=True)
-    if (columns < 0.0).all(axis=0).any():
-        return Bound(None, kind_name, infeasible=True)
-    programme = Programme()
-    problem = goal.problem
-    rate = programme.column(1.0 if goal.maximised else 0.0)
-    if problem.demand_rps is not None:
-        programme.row({rate: -1.0 / problem.demand_rps}, -1.0)
-    used = [_fluid_devices(goal, programme, kind, count) for kind, count in enumerate(counts)]
-    rows: list[dict[int, float]] = [{} if use is None else {use: -1.0} for use in used]
-    for layer in range(columns.shape[1]):
-        spread: dict[int, float] = {rate: float(amounts[layer])}
-        for kind in range(len(counts)):
-            if columns[kind, layer] >= 0.0:
-                share = programme.column(0.0)
-                spread[share] = -1.0
-                rows[kind][share] = float(columns[kind, layer])
-        programme.row(spread, 0.0)
-    if problem.max_devices is not None:
-        programme.row({use: 1.0 for use in used if use is not None}, float(problem.max_devices))
-    for row, use, count in zip(rows, used, counts, strict=True):
-        programme.row(row, 0.0 if use is not None else float(count))
-    outcome = solve_programme(programme, maximise=goal.maximised, integral=False)
-    if outcome.infeasible:
-        return Bound(None, kind_name, infeasible=True)
-    if outcome.bound is None:
-        return Bound(None, kind_name)
-    return Bound(outcome.bound * (1 + 1e-9 if goal.maximised else 1 - 1e-9), kind_name)
-
-
-def _fluid_devices(goal: Goal, programme: Programme, kind: int, count: int) -> int | None:
-    """Return the column of the devices of a kind in use, or None where their number does not matter."""
-    if goal.maximised and goal.problem.max_devices is None:
-        return None
-    worth = {"devices": 1.0, "cost": goal.price([kind])}.get(goal.problem.objective, 0.0)
-    return programme.column(worth, float(count))
-
-
-def _device_seconds(fleet: Fleet, ceilings: Ceilings, counts: Counts) -> Floats:
-    """Return the least device seconds of each layer for one request (one token), by kind, shape (kinds, n)."""
-    best = np.full((len(counts), fleet.num_layers), np.inf)
-    most = max(kind.available_bytes for kind in fleet.kinds)
-    for degree in fleet.degrees:
-        link = {batch: ceilings.units.nearest_link(degree, batch) for batch in fleet.batches()}
-        for batch, pair in link.items():
-            memory = fleet.memory(degree, batch)
-            deep = fleet.problem.micro_batches_from_stages
-            # M = K: a stage's fair share of the state is that of one micro-batch of the whole model.
-            need = memory.workspace + (batch * float(memory.kv[-1]) if deep else 0.0)
-            if need > most:
-                continue
-            for kind in range(len(counts)):
-                if memory.workspace > fleet.kinds[kind].available_bytes:
-                    continue
-                times = (
-                    fleet.kind_times(kind, 1, batch)
-                    if pair is None
-                    else fleet.joined_times((kind,), degree, batch, pair)
-                )
-                spent = times.decode_s if ceilings.tokens else times.prefill_s + fleet.steps * times.decode_s
-                best[kind] = np.minimum(best[kind], degree * spent / batch)
-    return best
+    kind = "fluid of layers over devices"
+    value = fluid_value(ceilings, goal, counts)
+    if value is None:
+        return Bound(None, kind, infeasible=True)
+    return Bound(value, kind)

@@ -212,8 +212,7 @@ def _within(times: Sequence[Floats], fastest: Floats, shares: Floats, rooms: Flo
     if work <= 0.0 or not positive.any():
         return 0.0
     slowness = np.array([float((own[positive] / fastest[positive]).min()) for own in times])
-    densest = float(np.where(need > 0.0, fastest / np.where(need > 0.0, need, 1.0), np.inf)[positive].max())
-    fits = rooms * densest if math.isfinite(densest) else np.full(len(times), np.inf)
+    fits = _most_work(fastest, need, rooms)
     ends = fits * slowness  # T from which kind i is full
     done, speed = 0.0, float((shares / slowness).sum())
     reached = 0.0
@@ -227,3 +226,14 @@ def _within(times: Sequence[Floats], fastest: Floats, shares: Floats, rooms: Flo
         speed -= float(shares[i] / slowness[i])
         speed = max(speed, 0.0)
     return math.inf if done < work * (1 - 1e-9) else reached
+
+
+def _most_work(fastest: Floats, need: Floats, rooms: Floats) -> Floats:
+    """Return the most work whose layers fit each room: the densest layers first, the last one in part."""
+    free = float(fastest[need <= 0.0].sum())
+    held, work = need[need > 0.0], fastest[need > 0.0]
+    order = np.argsort(-work / held, kind="stable")
+    filled = np.concatenate([[0.0], np.cumsum(held[order])])
+    done = np.concatenate([[0.0], np.cumsum(work[order])])
+    inside = np.interp(np.clip(rooms, 0.0, None), filled, done)
+    return np.asarray(free + inside, dtype=np.float64)

@@ -80,3 +80,24 @@ def test_batch_auto(random_case, ideal_costs, oracle):
     """The batch of each replica is the best power of two that fits."""
     outcomes = [hold(ask(random_case(seed), ideal_costs, batch_auto=True), oracle) for seed in range(8)]
     assert outcomes.count("best") + outcomes.count("infeasible") >= 6, outcomes
+
+
+@pytest.mark.parametrize("objective", ["requests", "throughput", "cost"])
+def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
+    """The bound for clusters of many kinds, by itself: never on the wrong side of the optimum."""
+    from gpuplan.solvers.deployment.bounds import counts_of_kinds, fluid
+    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.limits import Budget, Limits
+
+    checked = 0
+    for seed in range(100, 130):
+        demand = {"demand_rps": 0.3} if objective == "cost" else {}
+        problem = ask(random_case(seed), ideal_costs, objective=objective, tensor_parallel=(1, 2), **demand)
+        best = oracle.Oracle(problem, [2], [1, 2]).optimum()
+        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        value = fluid(search.ceilings, search.goal, counts_of_kinds(search.fleet)).value
+        if best is not None:
+            assert value is not None
+            assert (value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, value, best)
+            checked += 1
+    assert checked >= 10
