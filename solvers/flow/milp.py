@@ -25,10 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
+from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.flow_solution import FlowSolution, NodeRange
 from gpuplan.profiles.problems.flow import FlowProblem
+from gpuplan.solvers.external.build import Builder, OutOfTimeError
+from gpuplan.solvers.external.isolated import solve_isolated
+from gpuplan.solvers.external.linear import memory_estimate
+from gpuplan.solvers.external.pulp_models import import_pulp
 from gpuplan.solvers.flow.incumbent import Incumbent
+from gpuplan.solvers.limits import Budget, refuse_memory
 from gpuplan.solvers.result import Result
 
 if TYPE_CHECKING:
@@ -44,7 +49,12 @@ def solve_milp(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     """Solve the published model within the budget."""
     problem = incumbent.problem
     model = build_model(problem)
-    values, bound = solve_model(model, incumbent.budget.remaining_s)
+    try:
+        values, bound, failure = solve_model(model, incumbent.budget, seed)
+    except OutOfTimeError:
+        return incumbent.result("flow-milp", seed)
+    if failure:
+        incumbent.notes.append(failure)
     if bound is not None:
         incumbent.lower_bound_to(max(bound, 0.0), "mixed-integer dual bound")
     if values is not None:
@@ -81,10 +91,7 @@ def build_model(problem: FlowProblem) -> pulp.LpProblem:
         raise UnsupportedError("flow-milp cannot limit hops; use auto, or drop max_hops")
     if np.count_nonzero(problem.link_tokens_per_s) > MOST_SWITCHES:
         raise UnsupportedError(f"flow-milp handles up to {MOST_SWITCHES} links between nodes; use auto")
-    try:
-        import pulp
-    except ImportError:
-        raise SolverUnavailableError("flow-milp needs PuLP; install it with: pip install pulp") from None
+    pulp = import_pulp()
     model = pulp.LpProblem("flow_placement", pulp.LpMaximize)
     make = getattr(model, "add_variable", pulp.LpVariable)  # PuLP before 3.3 has the class alone
     layers, table, kinds = problem.num_layers, problem.throughput_table(), problem.node_kinds.tolist()
@@ -133,43 +140,36 @@ def build_model(problem: FlowProblem) -> pulp.LpProblem:
     return model
 
 
-def solve_model(model: pulp.LpProblem, time_s: float) -> tuple[dict[str, float] | None, float | None]:
-    """Return the best values by variable name (or None) and the upper bound (or None), by the HiGHS inside SciPy."""
-    import pulp
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix
+def solve_model(
+    model: pulp.LpProblem, budget: Budget, seed: int = 0
+) -> tuple[dict[str, float] | None, float | None, str]:
+    """Return the best values by variable name (or None), the upper bound (or None) and what failed, by HiGHS.
 
+    HiGHS runs in a process of its own, with a hard limit; a cancel hands back its best so far.
+    """
+    pulp = import_pulp()
     variables = model.variables()
     number = {variable.name: at for at, variable in enumerate(variables)}
-    entries: list[tuple[int, int, float]] = []
-    lower, upper = [], []
+    builder = Builder(stop=budget.exhausted)
+    for variable in variables:  # all of them start at 0
+        builder.add(variable.name, float(variable.upBound), integer=variable.cat == pulp.LpInteger)
     listed: Any = model.constraints
-    for row, constraint in enumerate(listed() if callable(listed) else listed.values()):  # a dict before PuLP 3.3
-        entries += [(row, number[variable.name], float(value)) for variable, value in constraint.items()]
+    for constraint in listed() if callable(listed) else listed.values():  # a dict before PuLP 3.3
         right = -float(constraint.constant)
-        lower.append(-np.inf if constraint.sense == pulp.LpConstraintLE else right)
-        upper.append(np.inf if constraint.sense == pulp.LpConstraintGE else right)
-    rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
-    gain = np.zeros(len(variables))
-    for variable, value in (model.objective or {}).items():
-        gain[number[variable.name]] = float(value)
-    options: dict[str, Any] = {"mip_rel_gap": 1e-9, "disp": False}
-    if np.isfinite(time_s):
-        options["time_limit"] = max(time_s, 0.01)
-    answer = milp(
-        -gain,
-        integrality=np.array([variable.cat == pulp.LpInteger for variable in variables]),
-        bounds=Bounds(
-            np.array([variable.lowBound for variable in variables], dtype=np.float64),
-            np.array([variable.upBound for variable in variables], dtype=np.float64),
-        ),
-        constraints=LinearConstraint(csr_matrix((values, (rows, columns)), (len(lower), len(variables))), lower, upper),
-        options=options,  # type: ignore[arg-type]
-    )
-    bound = None if answer.mip_dual_bound is None or not np.isfinite(answer.mip_dual_bound) else -answer.mip_dual_bound
+        low = -np.inf if constraint.sense == pulp.LpConstraintLE else right
+        high = np.inf if constraint.sense == pulp.LpConstraintGE else right
+        terms = [(number[variable.name], float(value)) for variable, value in constraint.items()]
+        builder.row(constraint.name or f"r{len(builder.rows)}", terms, low, high)
+    builder.cost = [(number[variable.name], -float(value)) for variable, value in (model.objective or {}).items()]
+    built, limits = builder.build(), budget.limits
+    refuse_memory("flow-milp", memory_estimate(built.num_variables, built.num_rows, builder.entries), limits)
+    seconds = None if np.isinf(budget.remaining_s) else max(budget.remaining_s, 0.01)
+    answer = solve_isolated("highs", built, seconds, threads=limits.threads, seed=seed, cancel=limits.cancel)
+    bound = -answer.bound if np.isfinite(answer.bound) else None
+    failure = answer.note if answer.status == "failed" else ""
     if answer.x is None:
-        return None, bound
-    return {variable.name: float(answer.x[at]) for at, variable in enumerate(variables)}, bound
+        return None, bound, failure
+    return {variable.name: float(answer.x[at]) for at, variable in enumerate(variables)}, bound, failure
 
 
 def _placement(problem: FlowProblem, values: dict[str, float]) -> list[NodeRange]:
