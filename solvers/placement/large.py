@@ -35,6 +35,7 @@ def minimise(
         Multipliers of a similar core to start from; the best ones found are left here.
     """
     memory = {} if multipliers is None else multipliers
+    settings.trace.proof = ""
     if sum(bits_of(core.capacity)) <= settings.key_bits:
         return _climb(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)

@@ -1,7 +1,7 @@
 """Cores too wide for one key: leave out classes that cannot help, proven by reduced costs where possible.
 
-through[c] is the least cost of any relaxed path that uses class c: when it reaches the incumbent's value, no better
-plan uses c. If the classes that remain fit a key, the search over them is exact. Otherwise the best ones are searched
+The least cost of any relaxed path that uses a class (`through` of a relaxation): when it reaches the incumbent's value, no better
+plan uses it. If the classes that remain fit a key, the search over them is exact. Otherwise the best ones are searched
 for good plans, and the bound of the whole problem stands beside them.
 """
 
@@ -14,34 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.placement import FloatArray
-from gpuplan.solvers.placement import kernels
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, bits_of
-from gpuplan.solvers.placement.lagrangian import Relaxation
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.windows import CapWindows
-
-
-def through(relaxation: Relaxation) -> FloatArray:
-    """Return the least relaxed cost of a plan that uses each class, at the best multipliers; shape (C,)."""
-    core = relaxation.arrays.core
-    relaxation.refresh()
-    arrive = np.empty((core.num_classes, core.num_layers + 1))
-    kernels.forward(
-        core.prefix,
-        core.hop_s,
-        core.hop_s_per_byte,
-        core.boundary,
-        core.entry + relaxation.price(),
-        core.low,
-        core.top,
-        relaxation.arrays.capped,
-        relaxation.arrays.following,
-        relaxation.allowed,
-        arrive,
-    )
-    constant = float(relaxation.best_multipliers @ relaxation.arrays.limits)
-    return np.asarray((arrive + relaxation.rest)[:, :-1].min(axis=1) - constant)
 
 
 def useful(core: Core, costs: FloatArray, target: float) -> NDArray[np.bool_]:
