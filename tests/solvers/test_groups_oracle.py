@@ -17,6 +17,8 @@ from gpuplan.profiles import AnalyticCosts, KvState, Layer, ModelProfile, Operat
 from gpuplan.profiles.memory import stage_memory
 from gpuplan.profiles.problems.placement import Objective
 from gpuplan.solvers import pareto, solve
+from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.groups import search as group_search
 from gpuplan.solvers.placement.groups import solve as group_solve
 from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
 from gpuplan.topology.islands import islands
@@ -310,6 +312,36 @@ def test_engines_agree_on_groups(engine: str) -> None:
         plans = all_plans(problem)
         check(problem, plans, "latency", uneven=True, solver=engine)
         check(problem, plans, "efficiency", uneven=True, solver=engine)
+
+
+@pytest.mark.parametrize("seed", range(500, 506))
+def test_bounds_without_a_key_stay_below_the_optimum(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modes too many for a key: the bound is never above the optimum, the plan never below it."""
+    monkeypatch.setattr(group_search, "SMALL_CELLS", 0)
+    monkeypatch.setattr(group_search, "Settings", lambda threads: Settings(threads, key_bits=1))
+    problem = random_problem(seed, per_host=2)
+    plans = all_plans(problem)
+    for objective, uneven in itertools.product(OBJECTIVES, (False, True)):
+        allowed = plans if uneven else [plan for plan in plans if plan.uniform]
+        result = solve(asked(problem, objective, uneven=uneven))
+        if not allowed:
+            assert result.plan is None
+            continue
+        assert result.status != "infeasible"
+        best = np.atleast_1d(best_value(allowed, objective)) if objective != "balanced" or result.bound else None
+        if result.bound is not None:
+            assert not_above(np.atleast_1d(result.bound), best)
+        if result.objective is not None and objective != "balanced":
+            assert not_above(best, np.atleast_1d(result.objective))
+            assert verify(result.require_plan()).ok
+
+
+def not_above(low: Any, high: Any) -> bool:
+    """Whether one value is at most another, pairs by their first key and then, where these agree, by the second."""
+    for a, b in zip(low, high, strict=True):
+        if abs(a - b) > 1e-9 * max(abs(a), abs(b)):
+            return bool(a < b)
+    return True
 
 
 def front_of(plans: list[Plan]) -> list[tuple[float, float, int]]:

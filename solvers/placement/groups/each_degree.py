@@ -28,8 +28,13 @@ def best_degree(
     entry: SolverEntry,
     budget: Budget,
     seed: int,
+    *,
+    chosen: bool = False,
 ) -> Found:
-    """Solve the problem of every degree by one solver and return the best plan, with the least of the bounds."""
+    """Solve the problem of every degree by one solver and return the best plan, with the least of the bounds.
+
+    With `chosen` the groups are those of `unit_problem`, of many possible ones: then no bound and no proof is known.
+    """
     if goal_of(problem).name == "balanced" and len(degrees) > 1:
         raise UnsupportedError(
             f"solver {entry.name} measures the objective balanced against the best plans of one degree, and"
@@ -37,10 +42,18 @@ def best_degree(
         )
     answers: list[Found] = []
     for left, degree in zip(range(len(degrees), 0, -1), degrees, strict=True):
-        units = unit_problem(problem, segments, degree)
+        units = unit_problem(problem, segments, degree, chosen=chosen)
         if units is not None:
             answers.append(_solve(problem, units, entry, _share(budget, left), budget, seed))
-    return merged(answers)
+    found = merged(answers)
+    return _unproven(found) if chosen else found
+
+
+def _unproven(found: Found) -> Found:
+    """Keep a plan alone: other groups may give better ones, or any at all."""
+    if found.value is None:
+        return Found("no_solution", how=found.how, reasons=("no plan over groups of neighbours was found",))
+    return dataclasses.replace(found, status="feasible", bound=None, how="groups of neighbours, one size at a time")
 
 
 def merged(answers: list[Found]) -> Found:

@@ -25,7 +25,7 @@ from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.result import Status, Value, relative_gap
 
 #: Largest labels·(n+1) that the small engine takes: modes are many and share few devices, which suits it.
-SMALL_CELLS = 4e6
+SMALL_CELLS = 1.2e6
 
 
 class GroupSession(Session):

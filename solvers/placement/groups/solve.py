@@ -20,7 +20,7 @@ from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
-from gpuplan.solvers.placement.groups.search import Found, closer, search_modes
+from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, search_modes
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
 
@@ -103,7 +103,13 @@ def _by_engine(
         return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
     if uniform and segments.all_alike:
         return best_degree(problem, segments, degrees, entry, budget, seed)
-    raise UnsupportedError(_TOO_MANY)
+    if goal_of(problem).name == "balanced" and len(degrees) > 1:
+        raise UnsupportedError(_TOO_MANY)
+    found = best_degree(problem, segments, degrees, entry, budget, seed, chosen=True)
+    if segments.all_alike and count_modes(segments, degrees) <= MOST_QUOTIENT_MODES:
+        # Sizes may differ: the bound is that of all modes together.
+        found = closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
+    return found
 
 
 def front_of_groups(

@@ -10,7 +10,7 @@ import numpy as np
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans.placement_solution import GroupStage, StageRange
 from gpuplan.profiles.problems.build import PlacementProblem, micro_batches_of, must_hold_of
-from gpuplan.profiles.problems.groups import group_modes, shares_at, words_of
+from gpuplan.profiles.problems.groups import Word, group_modes, shares_at
 from gpuplan.profiles.problems.hops import FloatArray, Hops, IntArray, unit_hops
 from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.profiles.problems.placement import DensePlacement, Timing
@@ -30,29 +30,30 @@ class UnitProblem:
         return tuple(GroupStage(self.members[stage.device], stage.start, stage.stop) for stage in stages)
 
 
-def unit_problem(problem: PlacementProblem, segments: Segments, degree: int) -> UnitProblem | None:
+def unit_problem(
+    problem: PlacementProblem, segments: Segments, degree: int, *, chosen: bool = False
+) -> UnitProblem | None:
     """Return the problem over groups of one degree, cut from each island in topology order; None without a group.
+
+    With `chosen` islands of unlike devices are cut all the same: its plans are plans, its bounds hold for these groups.
 
     Raises
     ------
     UnsupportedError
         An island has devices that are not alike, so that it matters which of them form a group.
     """
-    if not segments.all_alike:
+    if not segments.all_alike and not chosen:
         island = next(k for k, parts in enumerate(segments.islands) if len(parts) > 1)
         raise UnsupportedError(
             f"devices or links of {segments.island_names[island]} are not alike, so that groups of {degree} differ; "
             "this solver takes islands of alike devices only, use auto, dp or labels"
         )
-    modes = group_modes(problem, segments, words_of(segments, (degree,)))
+    groups = [group for island in range(len(segments.islands)) for group in _cut(segments, island, degree)]
+    modes = group_modes(problem, segments, list(dict.fromkeys(word for word, _ in groups)))
+    place = {word: c for c, word in enumerate(modes.words)}
+    members = [devices for word, devices in groups if word in place]
+    home = [place[word] for word, _ in groups if word in place]
     most = None if problem.max_devices is None else problem.max_devices // degree
-    members: list[tuple[int, ...]] = []
-    home: list[int] = []
-    for c, word in enumerate(modes.words):
-        devices = segments.devices[word[0]]
-        for first in range(0, len(devices) - degree + 1, degree):
-            members.append(tuple(devices[first : first + degree]))
-            home.append(c)
     if not members or most == 0:
         return None
     fixed, saving, memory, kv = shares_at(problem, degree)
@@ -77,6 +78,15 @@ def unit_problem(problem: PlacementProblem, segments: Segments, degree: int) -> 
         must_hold=must_hold_of(problem),
     )
     return UnitProblem(degree, dense, tuple(members))
+
+
+def _cut(segments: Segments, island: int, degree: int) -> list[tuple[Word, tuple[int, ...]]]:
+    """Return the groups of an island, neighbours in topology order together."""
+    ranks = [(device, s) for s in segments.islands[island] for device in segments.devices[s]]
+    ranks.sort()
+    cuts = range(0, len(ranks) - degree + 1, degree)
+    parts = [ranks[first : first + degree] for first in cuts]
+    return [(tuple(s for _, s in part), tuple(device for device, _ in part)) for part in parts]
 
 
 def _name(problem: PlacementProblem, group: tuple[int, ...]) -> str:
