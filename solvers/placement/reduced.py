@@ -1,8 +1,8 @@
 """Cores too wide for one key: leave out classes that cannot help, proven by reduced costs where possible.
 
-The least cost of any relaxed path that uses a class (`through` of a relaxation): when it reaches the incumbent's value, no better
-plan uses it. If the classes that remain fit a key, the search over them is exact. Otherwise the best ones are searched
-for good plans, and the bound of the whole problem stands beside them.
+When the least cost of any relaxed path that uses a class (`through` of a relaxation) reaches the incumbent's value, no
+better plan uses it. If the classes that remain fit a key, the search over them is exact. Otherwise the best ones are
+searched for good plans, and the bound of the whole problem stands beside them.
 """
 
 from __future__ import annotations
