@@ -64,7 +64,12 @@ def bound(fleet: Fleet, ceilings: Ceilings, goal: Goal, incumbent: float | None,
 
 def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:
     """Return the bound of packing ceilings into the devices."""
-    shapes = [vector for vector in vectors(counts) if ceilings.best(vector) > 0.0]
+    shapes = []
+    for vector in vectors(counts):
+        if budget.exhausted():  # a ceiling is missing: nothing is proven
+            return Bound(None, "none: the limit came first")
+        if ceilings.best(vector) > 0.0:
+            shapes.append(vector)
     kind = "packing of ceilings per device counts"
     value: float | None = None
     for _ in range(ROUNDS if len(shapes) <= FEW else ROUNDS_OF_MANY):

@@ -78,6 +78,7 @@ def class_columns(fleet: Fleet, shaper: Shaper, budget: Budget) -> list[Column]:
         sources: tuple[tuple[Resource, tuple[int, ...]], ...] = tuple(
             (("class", i, ()), taken) for i, taken in parts if taken
         )
+        budget.spend(1)
         replica = shaper.best([device for _, taken in parts for device in taken])
         if replica is not None:
             columns.append(Column({key: len(taken) for key, taken in sources}, replica, sources))
@@ -110,6 +111,7 @@ def piece_columns(fleet: Fleet, shaper: Shaper, makes: Sequence[Make], budget: B
     columns: list[Column] = []
     for make in makes:
         for vector in pieces(make.whole):
+            budget.spend(1)
             column = spanning(shaper, [make], [1], vector)
             if column is not None:
                 columns.append(column)
@@ -136,6 +138,7 @@ def _spanning_columns(fleet: Fleet, shaper: Shaper, make: Make, best: float, bud
             devices = _devices(make, count, vector)
             if shaper.ceilings.best(shaper.counts(devices)) < WORTHWHILE * best * size:
                 continue
+            budget.spend(1)
             column = spanning(shaper, [make], [count], vector)
             if column is not None:
                 columns.append(column)
@@ -156,6 +159,7 @@ def _mixed_columns(fleet: Fleet, shaper: Shaper, makes: Sequence[Make], best: fl
             too_many = size > (fleet.problem.max_devices or size)
             if too_many or shaper.ceilings.best(shaper.counts(devices)) < WORTHWHILE * best * size:
                 continue
+            budget.spend(1)
             column = spanning(shaper, [a, b], [first, second], None)
             if column is not None:
                 columns.append(column)

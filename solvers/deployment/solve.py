@@ -42,6 +42,8 @@ SOLVER = "deploy"
 PROOF = 1e-9
 #: Choices made anew at most because a link would be overdrawn.
 LINK_ROUNDS = 3
+#: Share of the time left that candidates may take.
+CANDIDATES = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class _Search:
         self.shaper = Shaper(self.units, self.ceilings)
         self.traffic = Traffic(self.fleet, tokens=self.ceilings.tokens)
         self.notes: list[str] = []
+        self.work = 0
 
     def run(self) -> Result[Deployment]:
         """Search and answer."""
@@ -188,12 +191,23 @@ class _Search:
         self.budget.report(phase, objective, limit)
 
     def _columns(self, makes: list[Make] | None) -> list[Column]:
+        share = self._share()
         if makes is None:
             self.notes.append(f"every set of devices up to symmetry ({class_vectors(self.fleet) - 1:,} of them)")
-            return class_columns(self.fleet, self.shaper, self.budget)
+            return self._counted(class_columns(self.fleet, self.shaper, share), share)
         islands = ", ".join(f"{len(make.copies)}" for make in makes)
         self.notes.append(f"pieces of islands, {len(makes)} make{'s' if len(makes) != 1 else ''} ({islands} alike)")
-        return piece_columns(self.fleet, self.shaper, makes, self.budget)
+        return self._counted(piece_columns(self.fleet, self.shaper, makes, share), share)
+
+    def _counted(self, columns: list[Column], share: Budget) -> list[Column]:
+        self.work = share.work
+        return columns
+
+    def _share(self) -> Budget:
+        """Return what the candidates may use: half of the time, so that the bound has its own."""
+        remaining = self.budget.remaining_s
+        limit = None if math.isinf(remaining) else CANDIDATES * remaining
+        return Budget(dataclasses.replace(self.budget.limits, time_limit_s=limit))
 
     def _market(self, columns: Sequence[Column], makes: Sequence[Make] | None, goal: Goal) -> Market:
         worths = [goal.worth(column.replica.value, column.replica.devices) for column in columns]
@@ -251,7 +265,9 @@ class _Search:
             if id(column) in better:
                 continue
             better[id(column)] = column
-            if column.kept is None and not self.budget.exhausted():
+            limit = self.budget.limits.time_limit_s
+            roomy = limit is None or self.budget.remaining_s > 0.3 * limit
+            if column.kept is None and roomy and not self.budget.exhausted():
                 found = self.shaper.best(sorted(column.replica.devices), thorough=True)
                 if found is not None and found.value > column.replica.value:
                     better[id(column)] = dataclasses.replace(column, replica=found)
@@ -394,7 +410,7 @@ class _Search:
             SOLVER,
             self.seed,
             self.budget.elapsed_s,
-            self.budget.work,
+            self.work,
             kind,
             options if self.current is not None else {},
             tuple(self.notes),
