@@ -99,7 +99,8 @@ def solve(
     limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
     entry = find_solver(solver)
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
-        return _solve_groups(problem, entry, limits, seed)
+        result = _solve_groups(problem, entry, limits, seed)
+        return result if warm_start is None else _without_start(result)
     dense = _dense(problem)
     entry.check(dense)
     if dense.front:
@@ -122,6 +123,11 @@ def _solve_groups(problem: PlacementProblem, entry: SolverEntry, limits: Limits,
     if problem.front:
         return front_of_groups(problem, entry, limits, seed)
     return _device_map(problem, solve_groups(problem, entry, limits, seed))
+
+
+def _without_start(result: Result[Any]) -> Result[Any]:
+    note = "the warm start was not used: plans of groups start from none"
+    return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*result.report.notes, note)))
 
 
 def pareto(

@@ -42,7 +42,7 @@ def test_the_slowest_pair_counts_for_each_number() -> None:
 
 
 def test_collectives_of_every_layer() -> None:
-    """Llama 3.1 8B on two ranks, bytes alone: one ring at the embedding, two a decoder layer, the logits at the head."""
+    """Llama 3.1 8B on two ranks, bytes alone: a ring at the embedding, two a decoder layer, the logits at the head."""
     # b = 2, s = 3: 2(t−1)/t = 1, so b·s·4096·2 = 49,152 B, twice that, and b·128256·4 = 1,026,048 B at 1 ns a byte;
     # in a decode step s is 1, and the head pays the same.
     model, link = load_model("llama-3.1-8b"), GroupLink(0.0, 1e-9)

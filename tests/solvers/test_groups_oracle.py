@@ -162,10 +162,11 @@ class Pricer:
         devices = p.topology.devices
         ends = [0, *cuts, p.model.num_layers]
         steps = w.output_tokens - 1
+        held = w.with_micro_batches(len(groups)) if p.micro_batches_from_stages else w
         latency, bottleneck, tokens = 0.0, 0.0, math.inf
         for k, group in enumerate(groups):
             start, stop, t = ends[k], ends[k + 1], len(group)
-            use = stage_memory(p.model, start, stop, w, reserve_bytes=p.reserve_bytes, tensor_parallel=t)
+            use = stage_memory(p.model, start, stop, held, reserve_bytes=p.reserve_bytes, tensor_parallel=t)
             available = min(devices[d].available_bytes for d in group)
             if use.total_bytes > available * (1 + 1e-12):
                 return None
@@ -302,6 +303,16 @@ def test_kinds_of_hosts_equal_brute_force(seed: int, monkeypatch: pytest.MonkeyP
     for objective in OBJECTIVES:
         for uneven in (False, True):
             check(problem, plans, objective, uneven=uneven)
+
+
+@pytest.mark.parametrize("seed", range(350, 354))
+def test_as_many_micro_batches_as_stages(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KV of as many micro-batches as the plan has stages, whatever their sizes; on hosts alike and by kind of host."""
+    monkeypatch.setattr(group_solve, "FEW_ISLANDS", 1)
+    problem = random_problem(seed, per_host=2).replace(objective="throughput", micro_batches_from_stages=True)
+    plans = all_plans(problem)
+    for uneven in (False, True):
+        check(problem, plans, "throughput", uneven=uneven)
 
 
 @pytest.mark.parametrize("engine", ["dp", "labels"])

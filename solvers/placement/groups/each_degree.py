@@ -107,7 +107,8 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
         bound = bound if bound is None or isinstance(bound, tuple) else (bound, 0.0)
         status = "feasible"  # nothing is proven about the latency
     if name == "efficiency":
-        value, bound = _times(value, units.degree), _times(bound, units.degree)
+        value = _times(value, units.degree)
+        bound = None if bound is None else _times(bound, units.degree)
     terms = dict(result.terms)
     for key in ("devices", "devices_star"):
         if key in terms:
@@ -118,8 +119,6 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
     return Found(status, stages, value, bound, terms, _HOW, result.report.bound_kind)
 
 
-def _times(pair: Value | None, factor: int) -> Value | None:
-    if pair is None:
-        return None
+def _times(pair: Value, factor: int) -> Value:
     assert isinstance(pair, tuple)
     return (math.ceil(pair[0] - 1e-9) * float(factor), pair[1])
