@@ -4,9 +4,9 @@
     python benchmarks/placement_bottleneck.py --quick    # the first seed of each
 
 Instances: `placement_instances.cluster(D, n, seed, family, rho)`, seeds 1-5 (1-3 from 256 devices). Every answer is
-checked by the verifier of solutions before it counts. *gap*: (value − bound) / value. *time*: processor time of one call
-with the kernels loaded, the second key (least latency at that bottleneck) included; *first key*: until the bottleneck's
-value was proven, or until the search gave up.
+checked by the verifier of solutions before it counts. *gap*: (value − bound) / value. *time*: processor time of one
+call with the kernels loaded, the second key (least latency at that bottleneck) included; *first key*: until the
+bottleneck's value was proven (blank where it was not for every seed).
 Prints a Markdown table.
 """
 
