@@ -70,7 +70,7 @@ def _device(stage: Stage, kinds: Mapping[str, str]) -> Text:
 
     kind = kinds.get(stage.devices[0], "")
     size = len(stage.devices)
-    return Text.assemble(device_names(stage.devices), "\n", (f"{size} × {kind}" if size > 1 else kind, "dim"))
+    return Text.assemble(device_names(stage.devices), "\n", (f"{size}×\N{NO-BREAK SPACE}{kind}" if size > 1 else kind, "dim"))
 
 
 def device_names(names: Sequence[str]) -> str:
