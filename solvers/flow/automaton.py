@@ -8,9 +8,9 @@ no longer need; the difference is its *excess* over the least those layers cost,
 
     e = p·used + ahead(next) − ahead(state),   ahead(s) = Σ_x m(F − s_x),
 
-never negative and never falling as a cover grows, so a search that may spend a slack in all spends the excesses of its
-transitions. Far from the last layer transitions do not depend on the layer, so the few states there are (hundreds near
-the bound) are expanded once.
+never negative and never falling as a cover grows, since m allows any number of copies of a range, more than there are
+nodes. So a search that may spend a slack in all spends the excesses of its transitions. Far from the last layer
+transitions do not depend on the layer, so the few states there are (hundreds near the bound) are expanded once.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Automaton:
         self.count_holders = count_holders
         self.complete = True
         self.columns = instance.num_kinds + count_holders
-        self._cost_of = prices.layer_cost(instance)
+        self._cost_of = prices.layer_cost(instance, limited=False)
         self.full = self._cost_of.full
         self._rates = self.items.rates(self.price)
         self._shape = self.items.layers[:, None] > np.arange(self.width)

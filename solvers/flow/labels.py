@@ -117,7 +117,7 @@ class _Search:
         singles = options.single_layers
         # Sums of whole counts times prices: rounding is far below this.
         worth = prices.worth * (1.0 + 1e-9) + 1e-9
-        slack = worth - instance.num_layers * prices.layer_cost(instance).full
+        slack = worth - instance.num_layers * prices.layer_cost(instance, limited=False).full
         window = min(slack, options.window)
         self.walk = Automaton(
             instance,

@@ -5,7 +5,9 @@ pays the price of that, so the cost also depends on how many ranges (0, 1, 2 and
 
     m₂(x) = m(x);   m₁(x) = m(x) for x > 0, else min(single, r);   m₀(x) = min over items i of r_i + m₁(x − v_i),
 
-r_i the rate of item i, v_i its value and r the least rate. Adding a range never saves more than its rate, in each.
+r_i the rate of item i, v_i its value and r the least rate. With any number of copies of a range, adding one never
+saves more than its rate, in each: m(x) ≤ r_i + m(x − v_i). With copies limited to the nodes there are, it may: the
+cheapest set for x − v_i may hold the last copy of i already.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class LayerCost:
 
 
 def layer_cost(
-    items: Items, rates: FloatArray, most: IntArray, single_price: float | None, *, budget: float = np.inf
+    items: Items, rates: FloatArray, most: IntArray | None, single_price: float | None, *, budget: float = np.inf
 ) -> LayerCost:
     """Return the costs of layers at some rates; costs above `budget` count as infinite."""
     curve = knapsack_curve(items.value, rates, items.target, most=most, budget=budget)

@@ -68,9 +68,13 @@ class Prices:
         """Return whether the prices prove that no placement reaches the target."""
         return self.worth < num_layers * (1.0 - MARGIN)
 
-    def layer_cost(self, instance: Instance, budget: float = 1.0) -> LayerCost:
-        """Return the least price of every need of a layer, up to `budget`."""
-        most = instance.counts[self.items.kind]
+    def layer_cost(self, instance: Instance, budget: float = 1.0, *, limited: bool = True) -> LayerCost:
+        """Return the least price of every need of a layer, up to `budget`.
+
+        `limited` costs use no more copies of a range than there are nodes. Only without that limit does a range never
+        save more than its rate (see `layer_cost.py`), which a search that prunes by waste relies on.
+        """
+        most = instance.counts[self.items.kind] if limited else None
         rates = self.items.rates(self.price)
         return layer_cost(self.items, rates, most, self.single_price, budget=budget * (1.0 + MARGIN) + MARGIN)
 

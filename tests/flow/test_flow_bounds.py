@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from gpuplan.plans.flow_solution import NodeRange
 from gpuplan.profiles.problems.flow import FlowProblem
@@ -137,3 +140,59 @@ def test_narrow_node_by_hand() -> None:
     result = solve_flow(problem, limits=UNLIMITED)
     assert result.status == "optimal"
     assert result.objective == pytest.approx(3.0)
+
+
+def path_optimum(flows: ModuleType, problem: FlowProblem, hops: int) -> float:
+    """Return the best flow of any placement along paths of at most so many hops, by a linear programme over paths."""
+    best = 0.0
+    ranked = [(float(flows.coverage(problem, placement).min()), placement) for placement in flows.placements(problem)]
+    for least, placement in sorted(ranked, key=lambda pair: -pair[0]):
+        if least <= best:
+            break
+        best = max(best, path_flow(problem, placement, hops))
+    return best
+
+
+def path_flow(problem: FlowProblem, placement: Sequence[tuple[int, int] | None], hops: int) -> float:
+    """Return the most that paths of at most so many hops carry: one variable a path, one row a node or link."""
+    held = {node: span for node, span in enumerate(placement) if span is not None}
+    paths: list[tuple[int, ...]] = []
+    open_paths = [(node,) for node, span in held.items() if span[0] == 0]
+    while open_paths:
+        path = open_paths.pop()
+        stop = held[path[-1]][1]
+        if stop == problem.num_layers:
+            paths.append(path)
+        elif len(path) <= hops:
+            open_paths += [(*path, node) for node, span in held.items() if span[0] <= stop < span[1]]
+    if not paths:
+        return 0.0
+    rows, limits = [], []
+    for node, span in held.items():
+        rows.append([float(node in path) for path in paths])
+        limits.append(problem.throughput_tokens_per_s[problem.node_kinds[node]][span[1] - span[0] - 1])
+        rows += [[float(path[0] == node) for path in paths], [float(path[-1] == node) for path in paths]]
+        limits += [problem.source_tokens_per_s[node], problem.sink_tokens_per_s[node]]
+        for other in held:
+            rows.append([float((node, other) in itertools.pairwise(path)) for path in paths])
+            limits.append(problem.link_tokens_per_s[node, other])
+    answer = linprog(-np.ones(len(paths)), A_ub=np.array(rows), b_ub=np.array(limits))
+    return -float(answer.fun)
+
+
+def test_bounds_with_few_hops_are_above_the_optimum(flows: ModuleType) -> None:
+    """With a limit on hops, links wide or binding, value ≤ best flow along short paths ≤ bound."""
+    solved = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        problem = flows.random_problem(rng, nodes=3, layers=int(rng.integers(2, 5)), kinds=2, bind=bool(seed % 2))
+        for hops in (0, 1):
+            best = path_optimum(flows, problem, hops)
+            result = solve_flow(dataclasses.replace(problem, max_hops=hops), limits=UNLIMITED)
+            if result.status == "infeasible":
+                assert best == pytest.approx(0.0, abs=1e-9), seed
+                continue
+            solved += 1
+            assert result.bound >= best * BELOW, seed
+            assert result.objective is None or result.objective <= best * (1.0 + 1e-9), seed
+    assert solved >= 40
