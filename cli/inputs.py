@@ -103,7 +103,7 @@ def build_problem(model: ModelProfile, topology: Topology, ask: ProblemOptions) 
 def check_runtime(name: str | None) -> None:
     """Refuse a runtime that no exporter knows."""
     if name is not None:
-        from gpuplan.profiles.problems.build import RUNTIMES
+        from gpuplan.profiles.problems.degrees import RUNTIMES
 
         check_name(name, RUNTIMES, "runtime")
 

@@ -57,5 +57,5 @@ def _by_smith(problem: BatchingProblem, batches: list[IntArray], window: IntArra
     took = problem.time.batch_s(size, prompt, output)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(weight > 0.0, took / weight, np.inf)
-    order = np.lexsort((ratio, [int(window[batch[0]]) for batch in batches]))
+    order = np.lexsort((ratio, np.array([window[batch[0]] for batch in batches])))
     return [batches[m] for m in order.tolist()]
