@@ -70,7 +70,8 @@ def _device(stage: Stage, kinds: Mapping[str, str]) -> Text:
 
     kind = kinds.get(stage.devices[0], "")
     size = len(stage.devices)
-    return Text.assemble(device_names(stage.devices), "\n", (f"{size}×\N{NO-BREAK SPACE}{kind}" if size > 1 else kind, "dim"))
+    several = f"{size}×\N{NO-BREAK SPACE}{kind}"
+    return Text.assemble(device_names(stage.devices), "\n", (several if size > 1 else kind, "dim"))
 
 
 def device_names(names: Sequence[str]) -> str:

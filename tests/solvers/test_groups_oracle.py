@@ -347,6 +347,25 @@ def test_bounds_without_a_key_stay_below_the_optimum(seed: int, monkeypatch: pyt
             assert verify(result.require_plan()).ok
 
 
+@pytest.mark.parametrize("seed", range(600, 608))
+def test_best_cases_bound_unlike_islands(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many unlike groups: plans over neighbours, whose bound by best-case groups is never above the optimum."""
+    monkeypatch.setattr(group_solve, "MOST_MODES", 0)
+    problem = random_problem(seed, hosts=2 + seed % 2, per_host=2, alike=False)
+    plans = all_plans(problem, most_stages=6)
+    for objective, uneven in itertools.product(sorted({*OBJECTIVES} - {"balanced"}), (False, True)):
+        allowed = plans if uneven else [plan for plan in plans if plan.uniform]
+        result = solve(asked(problem, objective, uneven=uneven))
+        if result.plan is None:
+            assert result.status != "infeasible" or not allowed
+            continue
+        best = np.atleast_1d(best_value(allowed, objective))
+        assert result.bound is not None
+        assert not_above(np.atleast_1d(result.bound), best)
+        assert not_above(best, np.atleast_1d(result.objective))
+        assert verify(result.require_plan()).ok
+
+
 def not_above(low: Any, high: Any) -> bool:
     """Whether one value is at most another, pairs by their first key and then, where these agree, by the second."""
     for a, b in zip(low, high, strict=True):

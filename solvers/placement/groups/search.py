@@ -88,6 +88,17 @@ def closer(first: Found, second: Found) -> Found:
     return replace(best, bound=min(high if isinstance(best.value, tuple) else high[0], best.value))  # type: ignore[type-var]
 
 
+def with_bound(found: Found, known: Found) -> Found:
+    """Return a plan with a bound proven elsewhere; optimal where the two meet to 1e-9."""
+    if found.value is None or known.bound is None:
+        return found
+    bound = clipped(found.value, known.bound)
+    pairs = zip(as_pair(bound), as_pair(found.value), strict=True)
+    met = all(low >= high - 1e-9 * abs(high) for low, high in pairs)
+    status: Status = "optimal" if met else "feasible"
+    return replace(found, status=status, bound=found.value if met else bound, bound_kind=known.bound_kind)
+
+
 def as_pair(value: Value | None) -> tuple[float, float]:
     """Return a value as a pair to compare."""
     assert value is not None

@@ -20,7 +20,8 @@ from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
-from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, search_modes
+from gpuplan.solvers.placement.groups.relaxed import bound_by_best_cases
+from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, search_modes, with_bound
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
 
@@ -103,13 +104,30 @@ def _by_engine(
         return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
     if uniform and segments.all_alike:
         return best_degree(problem, segments, degrees, entry, budget, seed)
+    return _by_neighbours(problem, segments, degrees, entry, budget, seed)
+
+
+def _by_neighbours(
+    problem: PlacementProblem,
+    segments: Segments,
+    degrees: tuple[int, ...],
+    entry: SolverEntry,
+    budget: Budget,
+    seed: int,
+) -> Found:
+    """Plan over groups of neighbours; bound by all modes where islands are of alike devices, else by best cases."""
     if goal_of(problem).name == "balanced" and len(degrees) > 1:
         raise UnsupportedError(_TOO_MANY)
+    bound = Found("no_solution")
+    if not segments.all_alike:
+        bound = bound_by_best_cases(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
+        if bound.status == "infeasible":
+            return bound
     found = best_degree(problem, segments, degrees, entry, budget, seed, chosen=True)
     if segments.all_alike and count_modes(segments, degrees) <= MOST_QUOTIENT_MODES:
         # Sizes may differ: the bound is that of all modes together.
-        found = closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
-    return found
+        return closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
+    return with_bound(found, bound)
 
 
 def front_of_groups(
@@ -164,7 +182,7 @@ def _result(
     }
     notes = (_note(problem, segments, degrees, found),) if degrees else ()
     kind = found.bound_kind
-    if kind is None and entry.engine is not None:
+    if kind is None and entry.engine is not None and (found.bound is not None or found.status == "infeasible"):
         kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
     report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes)
     if found.stages is None:
