@@ -30,7 +30,8 @@ def best_cases(problem: PlacementProblem, segments: Segments, degrees: tuple[int
     """Return one best-case mode for every island and size.
 
     Each layer takes what it takes on the t-th fastest device of the island, the least memory is the t-th largest, the
-    price that of the t cheapest, links are bounded as in `_best_link`, hand-overs take the fastest pair of devices.
+    price t times the lowest (a budget counts devices, so each has one price), links are bounded as in `_best_link`, and
+    hand-overs take the fastest pair of devices.
     """
     whole = whole_islands(segments)
     pairs = [(k, t) for k in range(len(whole.devices)) for t in degrees if t <= len(whole.devices[k])]
