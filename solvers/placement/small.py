@@ -28,6 +28,14 @@ from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_o
 from gpuplan.solvers.placement.tables import ClassPath
 
 
+#: Labels worked on between two looks at the clock.
+LOOK = 4_096
+
+
+class StoppedError(Exception):
+    """A limit came in the middle of a level."""
+
+
 class Level(NamedTuple):
     """Labels of one stage count, sorted by key: key (first group and counts), class, vectors (rows, n+1)."""
 
@@ -123,8 +131,16 @@ class LevelSearch:
 
     def run(self) -> CoreOutcome:
         """Build level after level; remember the best complete plan of each."""
-        core = self.core
         found: list[tuple[float, int, int]] = []
+        try:
+            proven = self._run(found)
+        except StoppedError:
+            proven = False
+        return self._answer(found, proven=proven)
+
+    def _run(self, found: list[tuple[float, int, int]]) -> bool:
+        """Add the best plan of every stage count to `found`; False when a limit came first."""
+        core = self.core
         level = self._first_level()
         for count in range(1, core.max_stages + 1):
             if len(level.keys) == 0:
@@ -140,9 +156,14 @@ class LevelSearch:
                 break
             self.budget.report("placement", min((value for value, _, _ in found), default=None), None)
             if self.budget.exhausted():
-                return self._answer(found, proven=False)
+                return False
             level = self._next_level(level, closing)
-        return self._answer(found, proven=True)
+        return True
+
+    def check(self) -> None:
+        """Raise StoppedError at a limit."""
+        if self.budget.exhausted():
+            raise StoppedError
 
     def _first_level(self) -> Level:
         core, layout = self.core, self.layout
@@ -181,6 +202,8 @@ class LevelSearch:
             rows = self._extendable(level, e)
             if len(rows) == 0:
                 continue
+            if len(level.keys) > LOOK:
+                self.check()
             arrive = closing.arrive(rows, e)
             starts = np.flatnonzero(np.concatenate([[True], level.keys[rows][1:] != level.keys[rows][:-1]]))
             merged = np.minimum.reduceat(arrive, starts, axis=0)
@@ -246,7 +269,7 @@ class _LatencyClosing:
     def _ranges(self) -> RangeMinimum:
         if self._minimum is None:
             self._minimum = RangeMinimum(
-                self.level.vectors - self.search.core.prefix[self.level.last], self.search.longest
+                self.level.vectors - self.search.core.prefix[self.level.last], self.search.longest, self.search.check
             )
         return self._minimum
 
@@ -290,10 +313,12 @@ class RangeMinimum:
     table[p][r, l] = min of row r over positions l .. l + 2^p − 1; `longest` is the longest range ever asked for.
     """
 
-    def __init__(self, values: FloatArray, longest: int | None = None) -> None:
+    def __init__(self, values: FloatArray, longest: int | None = None, check: Callable[[], None] | None = None) -> None:
+        self.check = check
         tables = [values]
         length = 1
         while 2 * length <= (values.shape[1] if longest is None else min(longest, values.shape[1])):
+            self._look(len(values))
             previous = tables[-1]
             doubled = previous.copy()
             np.minimum(previous[:, :-length], previous[:, length:], out=doubled[:, :-length])
@@ -302,26 +327,37 @@ class RangeMinimum:
         self.table: NDArray[np.float64] = np.stack(tables)
 
     @classmethod
-    def _of(cls, table: FloatArray) -> RangeMinimum:
+    def _of(cls, table: FloatArray, check: Callable[[], None] | None) -> RangeMinimum:
         part = cls.__new__(cls)
-        part.table = table
+        part.table, part.check = table, check
         return part
+
+    def _look(self, rows: int) -> None:
+        if self.check is not None and rows > LOOK:
+            self.check()
 
     def rows(self, rows: IntArray) -> RangeMinimum:
         """Return the same for some rows."""
-        return self._of(self.table[:, rows])
+        return self._of(self.table[:, rows], self.check)
 
     def query(self, low: IntArray, top: IntArray) -> FloatArray:
         """Return out[r, j] = min of row r over low[r, j] .. top[j], inf where that is empty."""
+        out = np.empty(low.shape)
+        for start in range(0, len(low), LOOK):
+            self._look(len(low))
+            self._query(low[start : start + LOOK], top, start, out[start : start + LOOK])
+        return out
+
+    def _query(self, low: IntArray, top: IntArray, start: int, out: FloatArray) -> None:
+        """Fill in the rows from `start` on."""
         _, num, width = self.table.shape
         length = top[None, :] - low + 1
         power = _log2(np.maximum(length, 1))
-        base = (power * num + np.arange(num)[:, None]) * width
+        base = (power * num + np.arange(start, start + len(low))[:, None]) * width
         flat = self.table.ravel()
         last = np.maximum(top[None, :] + 1 - (np.int64(1) << power), 0)
-        out = np.minimum(flat.take(base + np.minimum(low, width - 1)), flat.take(base + last))
+        np.minimum(flat.take(base + np.minimum(low, width - 1)), flat.take(base + last), out=out)
         out[length <= 0] = np.inf
-        return np.asarray(out)
 
     def column(self, low: IntArray, top: int) -> FloatArray:
         """Return out[r] = min of row r over low[r] .. top."""

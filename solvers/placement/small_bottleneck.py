@@ -35,7 +35,7 @@ class _BottleneckClosing:
 
     def _tables(self) -> RangeMinimum:
         if self._ranges is None:
-            self._ranges = RangeMinimum(self.level.vectors)
+            self._ranges = RangeMinimum(self.level.vectors, check=self.search.check)
         return self._ranges
 
     def complete(self) -> FloatArray:

@@ -360,8 +360,8 @@ def test_unwritable_output(refused, target):
 
 
 def test_write_model_of_unknown_suffix(refused):
-    """--write-model knows three kinds of files."""
-    assert ".lp" in refused(2, "map", "llama-3.1-8b", "dgx-a100", "--write-model", "model.txt")
+    """--write-model knows few kinds of files."""
+    assert ".lp" in refused(2, "map", "llama-3.1-8b", "dgx-a100", "--write-model", "model.doc")
 
 
 # ---------------------------------------------------------------------------------------------------------- problems
