@@ -27,7 +27,6 @@ from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, CoreOutcome, FirstGroup, bits_of, first_groups
 from gpuplan.solvers.placement.tables import ClassPath
 
-
 #: Labels worked on between two looks at the clock.
 LOOK = 4_096
 
