@@ -179,7 +179,8 @@ def to_result(
     if stages is None:
         if outcome.status == "infeasible":
             return Result("infeasible", None, None, None, None, report, reasons=reasons(problem))
-        return Result("no_solution", None, None, None, None, report)
+        known = outcome.bound if isinstance(outcome.bound, float) else None
+        return Result("no_solution", None, None, known, None, report)
     value = objective_value(problem, stages, outcome.extra)
     if latency_second and problem.objective.name == "bottleneck":
         assert isinstance(value, float)

@@ -38,6 +38,7 @@ from gpuplan.solvers.placement.lagrangian import (
 )
 from gpuplan.solvers.placement.small import count_labels
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.fill import fill
 
 
 @dataclass
@@ -149,11 +150,16 @@ class LadderSearch:
         """Look for any plan at all where none is known, times left aside; return whether one may exist.
 
         A search for low cost fills its beam with labels that run out of memory when the packing is hard; asked for
-        feasibility alone it prices memory only.
+        feasibility alone it prices memory only. Filling devices comes first: it decides most packings at once.
         """
         core = self.core
         if math.isfinite(self.best) or core.any_plan:
             return True
+        filled = fill(core, self.budget)
+        if filled.path is not None:
+            self.offer(core.value(filled.path), filled.path)
+        if filled.path is not None or filled.impossible:
+            return not filled.impossible
         bare = LadderSearch(
             without_costs(core), math.inf, self.budget, replace(self.settings, ladder=PROBE_LADDER), None, {}
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
@@ -9,9 +11,15 @@ from gpuplan.solvers.placement.effort import LADDER, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.closing import close
+from gpuplan.solvers.placement.unlike.fill import fill_if_tight
+from gpuplan.solvers.placement.unlike.links import make_wide
+from gpuplan.solvers.placement.unlike.neighbourhood import MOST_WHOLE, Neighbourhoods
+from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 from gpuplan.solvers.placement.unlike.solve import minimise_unlike
 
 DEFAULT = Settings()
+#: Neighbourhoods that may pass in vain.
+PATIENCE = 40
 
 
 def minimise(
@@ -36,6 +44,12 @@ def minimise(
     """
     memory = {} if multipliers is None else multipliers
     settings.trace.proof = ""
+    if hint is None and math.isinf(upper):
+        filled = fill_if_tight(core, budget)
+        if filled.impossible:
+            settings.trace.proof = "no order of the devices holds the model, by memory alone"
+            return CoreOutcome(math.inf, None, math.inf, True)
+        hint = filled.path
     if sum(bits_of(core.capacity)) <= settings.key_bits:
         return _climb(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)
@@ -60,9 +74,30 @@ def _climb(
     first = search.run()
     if first.proven or budget.exhausted():
         return first
-    best = min(upper, first.value)
+    value, path = _improve(core, first, budget, settings, memory.get("best"))
     settings.trace.note("the beams left a gap: bounded again by paths that remember, then labels and a MILP")
-    last = close(core, best, first.path, budget, settings, memory.get("best"))
+    last = close(core, min(upper, value), path, budget, settings, memory.get("best"))
     if last.path is None:
-        return CoreOutcome(first.value, first.path, max(first.bound, last.bound), last.proven)
+        return CoreOutcome(value, path, max(min(first.bound, value), last.bound), last.proven)
     return CoreOutcome(last.value, last.path, max(min(first.bound, last.value), last.bound), last.proven)
+
+
+def _improve(
+    core: Core, first: CoreOutcome, budget: Budget, settings: Settings, multipliers: FloatArray | None
+) -> tuple[float, ClassPath | None]:
+    """Search neighbourhoods of a long plan part by part; the beams have seen plans of few stages whole."""
+    value, path = first.value, first.path
+    if path is None or len(path) <= MOST_WHOLE:
+        return value, path
+    wide = make_wide(core)
+    relaxation = WideRelaxation(wide, multipliers)
+    relaxation.raise_bound(1, value, budget, math.inf)
+    search = Neighbourhoods(wide, budget, settings)
+    search.look_again(relaxation)
+    idle = 0
+    while idle < PATIENCE and not budget.exhausted():
+        better = search.improve(value, path)
+        idle = 0 if better is not None else idle + 1
+        value, path = better or (value, path)
+    budget.report("placement", value, first.bound if math.isfinite(first.bound) else None)
+    return value, path

@@ -21,8 +21,8 @@ from gpuplan.solvers.placement.unlike.quiet import QuietBudget
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 from gpuplan.solvers.placement.unlike.segment import make_segment
 
-#: Stages freed at once, and classes in a neighbourhood.
-FREE_STAGES, CLASSES = 16, 44
+#: Stages freed at once, stages of a plan that is freed whole, and classes in a neighbourhood.
+FREE_STAGES, MOST_WHOLE, CLASSES = 16, 20, 44
 #: Effort on one neighbourhood.
 JOINT_STEPS = 80
 EFFORT = (Effort(0, 0), Effort(0, 100))
@@ -71,7 +71,7 @@ class Neighbourhoods:
     def _part(self, stages: int) -> tuple[int, int]:
         """Draw the stages to free."""
         self.drawn += 1
-        if stages <= FREE_STAGES + 4:
+        if stages <= MOST_WHOLE:
             if self.core.back is None or stages < 3:
                 return 0, stages
             # With one end standing still the return hop is a matter of the other end alone.

@@ -23,6 +23,7 @@ from gpuplan.solvers.placement.reduced import best_classes, restore, restrict, u
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.closing import close
 from gpuplan.solvers.placement.unlike.dive import plan_from
+from gpuplan.solvers.placement.unlike.fill import fill
 from gpuplan.solvers.placement.unlike.links import make_wide
 from gpuplan.solvers.placement.unlike.memory import Memory, restrict_sets
 from gpuplan.solvers.placement.unlike.neighbourhood import Neighbourhoods
@@ -85,6 +86,8 @@ class _Unlike:
             if self._over():
                 return self._outcome()
             self._dive()
+        if self.path is None and math.isinf(self.best):
+            self._fill()
         self._narrow()
         return self._outcome()
 
@@ -105,6 +108,15 @@ class _Unlike:
         plan = plan_from(self.wide, self.relaxation, self.best)
         if plan is not None:
             self._offer(*plan)
+        self._report()
+
+    def _fill(self) -> None:
+        """Look for any plan where dives found none: packings so tight that they run out of memory."""
+        filled = fill(self.core, self.budget)
+        if filled.path is not None:
+            self._offer(self.core.value(filled.path), filled.path)
+        if filled.impossible:
+            self.lower = math.inf
         self._report()
 
     def _narrow(self) -> None:
