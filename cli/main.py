@@ -32,18 +32,27 @@ COMMANDS = {
 }
 
 
-@click.command("gpuplan", cls=ProgramGroup, specs=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+HELP = """Plan how a large language model runs on real GPUs, with a proof of how good the plan is.
+
+\b
+A first plan:       gpuplan map llama-3.1-70b dgx-a100 -o plan.json
+Your own machine:   nvidia-smi topo -m > topo.txt
+                    gpuplan map config.json topo.txt --gpu a100-sxm4-80gb -o plan.json
+Check it, run it:   gpuplan verify plan.json
+                    gpuplan export plan.json --to vllm
+"""  # click reads a line of one backspace as "keep these lines"
+
+
+@click.command(
+    "gpuplan",
+    cls=ProgramGroup,
+    specs=COMMANDS,
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="gpuplan", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Plan how a large language model runs on real GPUs, with a proof of how good the plan is.
-
-    \b
-    A first plan:       gpuplan map llama-3.1-70b dgx-a100 -o plan.json
-    Your own machine:   nvidia-smi topo -m > topo.txt
-                        gpuplan map config.json topo.txt --gpu a100-sxm4-80gb -o plan.json
-    Check it, run it:   gpuplan verify plan.json
-                        gpuplan export plan.json --to vllm
-    """
+    """Run the command that was named."""
 
 
 def main() -> NoReturn:

@@ -33,16 +33,22 @@ def topology_view(name: str, report: Report) -> list[RenderableType]:
         device_table(devices),
         "",
     ]
-    for matrix in host_matrices(report):
-        parts += [matrix, ""]
-    return [*parts, link_table(report["pairs"]), "", *_groups(report)]
+    if report["pairs"] or len(devices) < 2:
+        for matrix in host_matrices(report):
+            parts += [matrix, ""]
+        parts += [link_table(report["pairs"]), ""]
+    else:
+        parts += ["routes are left out: there are too many pairs of devices", ""]
+    return [*parts, *_groups(report)]
 
 
 def device_table(devices: Sequence[Report]) -> Table:
-    """Return the devices, neighbours that are alike on one line."""
+    """Return the devices, neighbours that are alike on one line, of one host unless that takes many lines."""
     table = plain_table("devices", "kind", "memory available", right=("memory available",))
-    for _, group in itertools.groupby(devices, key=_likeness):
-        alike = list(group)
+    groups = [list(group) for _, group in itertools.groupby(devices, key=_likeness)]
+    if len(groups) > MOST_GROUPS:
+        groups = [list(group) for _, group in itertools.groupby(devices, key=lambda device: _likeness(device)[1:])]
+    for alike in groups:
         table.add_row(
             span([device["name"] for device in alike]),
             alike[0]["kind"],

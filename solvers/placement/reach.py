@@ -6,6 +6,7 @@ Nothing here makes a D×D table unless the problem came with one, so that thousa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Component:
     open_units: BoolArray
     open_return_units: BoolArray | None
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """Return whether every device reaches every other directly, and back."""
         members = np.bincount(self.units, minlength=len(self.open_units))

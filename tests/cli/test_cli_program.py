@@ -35,6 +35,13 @@ def test_help_lists_every_command(run):
     assert all(f"\n  {name} " in text for name in COMMANDS)
 
 
+def test_help_keeps_the_lines_to_paste(run):
+    """The first commands stand in the help line by line."""
+    lines = [line.strip() for line in run("--help").stdout.splitlines()]
+    assert "Check it, run it:   gpuplan verify plan.json" in lines
+    assert not any("\\b" in line for line in lines)
+
+
 def test_no_command_shows_help_as_usage_error(run):
     """Without a command the help goes to stderr with exit 2."""
     outcome = run()

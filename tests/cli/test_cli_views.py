@@ -15,6 +15,7 @@ from gpuplan.cli.output import Output, make_console
 from gpuplan.cli.progress import SearchProgress
 from gpuplan.cli.solving import failure_document, value_to_json
 from gpuplan.cli.style import bar, bullets
+from gpuplan.cli.topology_view import topology_view
 from gpuplan.plans.device_map import (
     DeviceMap,
     Hop,
@@ -259,3 +260,19 @@ def test_failure_document_holds_status_and_reasons():
 def test_values_as_json():
     """Pairs become lists, infinity becomes null."""
     assert value_to_json((1.0, float("inf"))) == [1.0, None]
+
+
+# ---------------------------------------------------------------------------------------------------------- topology
+
+
+def test_topology_of_too_many_devices_shows_no_routes():
+    """Where routes are left out no matrix claims that there are none, and alike hosts share a line."""
+    devices = [
+        {"name": f"host{h}/gpu{g}", "host": f"host{h}", "index": g, "kind": "l4-24gb", "available_bytes": 20 * GIB}
+        for h in range(20)
+        for g in range(2)
+    ]
+    text = render(*topology_view("big", {"devices": devices, "pairs": [], "islands": [], "classes": []}))
+    assert "none" not in text
+    assert "routes are left out" in text
+    assert "host0/gpu0 … host19/gpu1 (40 devices)" in text
