@@ -110,6 +110,7 @@ class _Search:
         self.cut = cut_below(self.core, upper, relaxation)
         self.price = relaxation.price()
         self.slack = float(relaxation.best_multipliers @ relaxation.arrays.limits)
+        self.kernel_arguments = self._kernel_arguments()
         self.levels: list[Level] = []
         self.at: tuple[int, int] | None = None
         self.dropped = math.inf
@@ -130,6 +131,24 @@ class _Search:
         if self.at is None:
             return Found(math.inf, None, self.dropped)
         return Found(self.best, self._trace(*self.at), self.dropped)
+
+    def _kernel_arguments(self) -> tuple[kernels.Tables, kernels.Counters, kernels.Prices]:
+        relaxation, modes = self.relaxation, self.modes
+        arrays = relaxation.arrays
+        counters = kernels.Counters(
+            self.shift,
+            self.mask,
+            modes.capacity,
+            modes.use,
+            self.added,
+            modes.home,
+            modes.ahead,
+            arrays.held,
+            arrays.limits,
+        )
+        plain, best = (relaxation.plain_after, relaxation.plain_rest), (relaxation.after, relaxation.rest)
+        prices = kernels.Prices(self.unit_price, self.price, self.slack, *plain, *best)
+        return relaxation.tables(), counters, prices
 
     def _good_enough(self) -> bool:
         if self.at is None:
@@ -305,57 +324,11 @@ class _Output:
 
     def fill(self, search: _Search, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> int:
         """Extend groups begin..end−1; return the first group not done for lack of space."""
-        core, relaxation = search.core, search.relaxation
-        done = kernels.expand(
-            level.keys,
-            starts,
-            level.last,
-            level.offset,
-            level.lo,
-            level.hi,
-            level.pool,
-            begin,
-            end,
-            core.prefix,
-            core.hop_s,
-            core.hop_s_per_byte,
-            core.boundary,
-            relaxation.term,
-            core.entry,
-            core.low,
-            core.top,
-            relaxation.arrays.capped,
-            relaxation.arrays.following,
-            relaxation.ending,
-            search.shift,
-            search.mask,
-            search.modes.capacity,
-            search.modes.use,
-            search.added,
-            search.modes.home,
-            search.modes.ahead,
-            relaxation.arrays.held,
-            relaxation.arrays.limits,
-            search.unit_price,
-            search.price,
-            search.slack,
-            relaxation.plain_after,
-            relaxation.plain_rest,
-            relaxation.after,
-            relaxation.rest,
-            core.step,
-            cut,
-            self.ints[0],
-            self.ints[1],
-            self.ints[2],
-            self.ints[3],
-            self.ints[4],
-            self.floats[0],
-            self.floats[1],
-            self.pool,
-            self.filled,
-        )
-        return int(done)
+        labels = kernels.Labels(level.keys, starts, level.last, level.offset, level.lo, level.hi, level.pool)
+        key, last, offset, lo, hi = self.ints
+        made = kernels.Made(key, last, offset, lo, hi, self.floats[0], self.floats[1], self.pool, self.filled)
+        tables, counters, prices = search.kernel_arguments
+        return int(kernels.expand(labels, begin, end, tables, counters, prices, search.core.step, cut, made))
 
 
 def cut_below(core: Core, upper: float, relaxation: Relaxation) -> float:

@@ -51,6 +51,10 @@ class Arrays:
         """Whether windows depend on the class that follows."""
         return self.core.cap is not None
 
+    def rows(self, max_stages: int) -> kernels.Rows:
+        """Return the constraint rows as the kernels read them."""
+        return kernels.Rows(self.uses, self.limits, max_stages, self.trivial)
+
 
 def kernel_arrays(core: Core) -> Arrays:
     """Prepare a core for the kernels."""
@@ -112,6 +116,23 @@ class Relaxation:
         """Best bound so far."""
         return float(self.state[kernels.BEST])
 
+    def tables(self) -> kernels.Tables:
+        """Return the core with this group's return hop and last windows, as the kernels read it."""
+        core = self.arrays.core
+        return kernels.Tables(
+            core.prefix,
+            core.hop_s,
+            core.hop_s_per_byte,
+            core.boundary,
+            self.term,
+            core.entry,
+            core.low,
+            core.top,
+            self.arrays.capped,
+            self.arrays.following,
+            self.ending,
+        )
+
     def raise_bound(self, steps: int, upper: float, budget: Budget, target: float) -> None:
         """Take up to `steps` subgradient steps against the incumbent value `upper`; stop once the bound is `target`."""
         core, state = self.arrays.core, self.state
@@ -126,38 +147,15 @@ class Relaxation:
         direction = np.zeros(len(self.arrays.limits))
         classes = np.zeros(core.num_layers + 1, dtype=np.int64)
         stops = np.zeros(core.num_layers + 1, dtype=np.int64)
+        tables, rows = self.tables(), self.arrays.rows(core.max_stages)
+        ascent = kernels.Ascent(state, self.multipliers, direction, self.best_multipliers, self.after, self.rest)
         chunk = max(1, min(CHUNK, int(CHUNK_WORK / (core.num_classes**2 * core.num_layers))))
         for begin in range(0, steps, chunk):
             if state[kernels.DONE] or self.lower >= target or budget.exhausted():
                 break
             state[kernels.STAGES] = 0.0
             kernels.subgradient(
-                core.prefix,
-                core.hop_s,
-                core.hop_s_per_byte,
-                core.boundary,
-                self.term,
-                core.entry,
-                core.low,
-                core.top,
-                self.arrays.capped,
-                self.arrays.following,
-                self.ending,
-                self.allowed,
-                self.arrays.uses,
-                self.arrays.limits,
-                core.max_stages,
-                self.arrays.trivial,
-                min(chunk, steps - begin),
-                PATIENCE,
-                state,
-                self.multipliers,
-                direction,
-                self.best_multipliers,
-                self.after,
-                self.rest,
-                classes,
-                stops,
+                tables, self.allowed, rows, min(chunk, steps - begin), PATIENCE, ascent, kernels.Path(classes, stops)
             )
             budget.spend(chunk)
             if state[kernels.STAGES]:
@@ -192,22 +190,7 @@ class Relaxation:
         return bound
 
     def _backward(self, weight: FloatArray, after: FloatArray, rest: FloatArray) -> None:
-        core = self.arrays.core
-        kernels.backward(
-            core.prefix,
-            core.hop_s,
-            core.hop_s_per_byte,
-            core.boundary,
-            self.term,
-            weight,
-            core.low,
-            core.top,
-            self.arrays.capped,
-            self.arrays.following,
-            self.ending,
-            after,
-            rest,
-        )
+        kernels.backward(self.tables(), weight, after, rest)
 
 
 def joint_relaxation(arrays: Arrays, groups: tuple[FirstGroup, ...], multipliers: FloatArray) -> Relaxation:

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Timing
+from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, HopTable, Timing
 from gpuplan.solvers import solve
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement import kernels as plain_kernels
@@ -90,18 +90,30 @@ def test_filtered_kernels_agree_with_the_plain_ones(
         wide_kernels.backward(wide.frame, wide.links, weight, after, rest)
         wide_kernels.forward(wide.frame, wide.turned, wide.gates, wide.owner, weight, arrive, ended)
         shape = (core.num_classes, core.num_layers + 1)
-        expected_after, expected_rest, expected_arrive = np.empty(shape), np.empty(shape), np.empty(shape)
+        expected_after, expected_rest = np.empty(shape), np.empty(shape)
         none = np.zeros((1, 1, 1), dtype=np.int64)
-        stage = (core.prefix, core.hop_s, core.hop_s_per_byte, core.boundary)
+        stage = (core.prefix, core.hop_s, core.hop_s_per_byte, core.boundary, wide.frame.term, core.entry)
         ending = np.ascontiguousarray(core.low[:, -1])
-        plain_kernels.backward(
-            *stage, wide.frame.term, weight, core.low, core.top, False, none, ending, expected_after, expected_rest
-        )
-        everyone = np.arange(core.num_classes)
-        plain_kernels.forward(*stage, weight, core.low, core.top, False, none, everyone, expected_arrive)
+        tables = plain_kernels.Tables(*stage, core.low, core.top, False, none, ending)
+        plain_kernels.backward(tables, weight, expected_after, expected_rest)
         np.testing.assert_allclose(rest[:-1], expected_rest.T[:-1], rtol=1e-12)
         np.testing.assert_allclose(after[1:], expected_after.T[1:], rtol=1e-12)
-        np.testing.assert_allclose(arrive[:-1], expected_arrive.T[:-1], rtol=1e-12)
+        expected = _arrivals(core, weight)
+        np.testing.assert_allclose(arrive[:-1], expected[:-1], rtol=1e-12)
+
+
+def _arrivals(core: Core, weight: FloatArray) -> FloatArray:
+    """Least cost to reach each boundary with each class open there, by the definition, shape (n+1, C)."""
+    n = core.num_layers
+    arrive = np.full((n + 1, core.num_classes), np.inf)
+    arrive[0] = weight
+    for j in range(1, n):
+        for d, i in itertools.product(range(core.num_classes), range(j)):
+            if core.low[d, j] <= i <= core.top[j]:
+                closed = arrive[i, d] + core.prefix[d, j] - core.prefix[d, i]
+                hops = core.hop_s[d] + core.boundary[j] * core.hop_s_per_byte[d]
+                arrive[j] = np.minimum(arrive[j], closed + hops + weight)
+    return arrive
 
 
 def test_memory_bounds_lie_between_the_plain_bound_and_the_optimum(instances: ModuleType) -> None:
