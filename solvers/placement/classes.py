@@ -99,10 +99,13 @@ def class_table(
     """Reduce a table by unit to classes: [c, e] between two devices of c and e, `alone` where c has one device."""
     first = home[np.array([group[0] for group in members])]
     second = home[np.array([group[1] if len(group) > 1 else group[0] for group in members])]
-    reduced = np.array(table[np.ix_(first, first)], dtype=np.float64)
+    if len(first) == len(table) and bool((first == np.arange(len(first))).all()):
+        reduced = np.array(table, dtype=np.float64, order="C")  # as it is: far faster than by index
+    else:
+        reduced = np.ascontiguousarray(table[np.ix_(first, first)], dtype=np.float64)
     single = np.array([len(group) < 2 for group in members])
     np.fill_diagonal(reduced, np.where(single, alone, table[first, second]))
-    return np.ascontiguousarray(reduced)
+    return reduced
 
 
 def twin_predecessors(counts: IntArray, rows: FloatArray, tables: list[FloatArray]) -> IntArray:

@@ -125,3 +125,21 @@ def test_a_hard_packing_gets_a_plan_with_a_bound_or_a_proof() -> None:
         proofs += result.status == "infeasible"
     assert plans >= 2
     assert proofs >= 1
+
+
+def test_return_routes_missing_inside_a_class_prove_nothing() -> None:
+    """Two alike devices without a way back between them: a third one makes the plan, so none is no proof.
+
+    Two of three alike devices hold all six layers; 0 and 1 reach each other but not back, 2 closes the circle.
+    """
+    hops = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    ways_back = np.array([[0.0, np.inf, 1.0], [np.inf, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    none = np.zeros_like(hops)
+    compute = np.vstack([np.ones((2, 6)), np.full((1, 6), 2.0)])
+    timing = Timing(compute, HopTable(hops, none), np.ones(6), HopTable(ways_back, none), 1.0)
+    names = ("d0", "d1", "d2")
+    layers = tuple(f"l{k}" for k in range(6))
+    problem = DensePlacement(names, layers, np.full(3, 3.0), np.ones(3), np.ones(6), np.zeros(6), timing, timing)
+    core = _core(problem, Query(any_plan=True))
+    assert not fill(core, Budget(Limits())).impossible
+    assert solve(problem, solver="labels").status == "optimal"

@@ -131,8 +131,9 @@ def make_sorts(core: Core) -> Sorts:
     """Join the classes of a core that memory does not tell apart."""
     n, num = core.num_layers, core.num_classes
     weights = np.zeros(num) if core.weights is None else core.weights
-    apart = np.isinf(core.hop_s) & ~np.diag(core.counts == 1)
-    closed = bool(apart.any()) or (core.back is not None and bool(np.isinf(core.back[~np.eye(num, dtype=bool)]).any()))
+    several = ~np.diag(core.counts == 1)
+    tables = [core.hop_s] if core.back is None else [core.hop_s, core.back]
+    closed = any(bool((np.isinf(table) & several).any()) for table in tables)
     label = np.arange(num)[:, None] if closed else np.zeros((num, 1))
     found, place = np.unique(np.hstack([core.low, weights[:, None], label]), axis=0, return_inverse=True)
     place = place.reshape(-1)
@@ -277,10 +278,11 @@ class _Search:
                 if self.core.holds(path):
                     return path
             open_ = np.flatnonzero(level.end < self.core.num_layers)
+            if len(open_) < len(level.end):
+                self.complete = False  # plans that fell at a return route or a mark
             if len(open_) == 0:
                 break
             if len(open_) < len(level.end):
-                self.complete = False  # plans that fell at a return route or a mark
                 level = level.take(open_)
                 self.levels[-1] = level
             if self.budget.exhausted():
