@@ -8,6 +8,7 @@ too many vectors, and beside the packing where kinds differ.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Final
 
 import numpy as np
 
+from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import vectors
 from gpuplan.solvers.deployment.fleet import Fleet
-from gpuplan.solvers.deployment.fluid import fluid_value
+from gpuplan.solvers.deployment.fluid import fluid_prices, fluid_value
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
+from gpuplan.solvers.deployment.pricing import Pricing, Sketch
 from gpuplan.solvers.limits import Budget
 
 #: Vectors of counts by kind up to which each gets a ceiling.
@@ -41,6 +44,7 @@ class Bound:
     value: float | None
     kind: str
     infeasible: bool = False
+    sketches: tuple[Sketch, ...] = ()
 
 
 def counts_of_kinds(fleet: Fleet) -> Counts:
@@ -48,18 +52,49 @@ def counts_of_kinds(fleet: Fleet) -> Counts:
     return tuple(int(count) for count in np.bincount(fleet.kind_of, minlength=len(fleet.kinds)))
 
 
-def bound(fleet: Fleet, ceilings: Ceilings, goal: Goal, incumbent: float | None, budget: Budget) -> Bound:
-    """Return a bound on the objective of any deployment; stops early once it meets `incumbent`."""
+def bound(
+    fleet: Fleet,
+    ceilings: Ceilings,
+    goal: Goal,
+    incumbent: float | None,
+    budget: Budget,
+    known: Sequence[tuple[float, Counts]] = (),
+) -> Bound:
+    """Return a bound on the objective of any deployment; stops early once it meets `incumbent`.
+
+    `known` are rates and devices by kind of replicas there are, where prices begin.
+    """
     counts = counts_of_kinds(fleet)
     if math.prod(count + 1 for count in counts) > MOST_VECTORS:
-        return fluid(ceilings, goal, counts)
+        return _by_prices(ceilings, goal, counts, incumbent, budget, known)
     own = packed(ceilings, goal, counts, incumbent, budget)
     if own.value is None or len(counts) == 1 or (incumbent is not None and _met(goal, own.value, incumbent)):
         return own
-    other = fluid(ceilings, goal, counts)
+    other = _by_prices(ceilings, goal, counts, incumbent, budget, known)
     if other.infeasible or (other.value is not None and goal.better(own.value, other.value)):
         return other
-    return own
+    return dataclasses.replace(own, sketches=other.sketches)
+
+
+def _by_prices(
+    ceilings: Ceilings,
+    goal: Goal,
+    counts: Counts,
+    incumbent: float | None,
+    budget: Budget,
+    known: Sequence[tuple[float, Counts]],
+) -> Bound:
+    """Return the fluid bound, or that of prices where it is better; with the replicas that the prices ask for."""
+    value, centre = fluid_prices(ceilings, goal, counts)
+    kind = "fluid of layers over devices"
+    if value is None:
+        return Bound(None, kind, infeasible=True)
+    if not known or budget.exhausted() or (incumbent is not None and _met(goal, value, incumbent)):
+        return Bound(value, kind)
+    priced = Pricing(Maker(ceilings, counts), goal, counts, budget).run(known, centre, incumbent)
+    if priced.value is not None and goal.better(value, priced.value):
+        return Bound(priced.value, "prices of devices that no replica outweighs", sketches=tuple(priced.sketches))
+    return Bound(value, kind, sketches=tuple(priced.sketches))
 
 
 def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:

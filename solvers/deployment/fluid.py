@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.goal import Goal
-from gpuplan.solvers.deployment.master import Programme, solve_programme
+from gpuplan.solvers.deployment.master import Programme, relaxed_duals, solve_programme
 
 Floats = NDArray[np.float64]
 #: Tolerance of the linear programme, relatively.
@@ -33,6 +33,14 @@ DEPTHS: Final = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 1 << 30))
 
 def fluid_value(ceilings: Ceilings, goal: Goal, counts: Counts) -> float | None:
     """Return a bound on the objective of any deployment; None when there is none at all."""
+    return fluid_prices(ceilings, goal, counts)[0]
+
+
+def fluid_prices(ceilings: Ceilings, goal: Goal, counts: Counts) -> tuple[float | None, Floats | None]:
+    """Return the bound, and the duals that prove it: of the kinds, of replicas (0), of devices, of the demand.
+
+    The bound is None when there is no deployment at all, the duals when they are not known.
+    """
     fleet, problem = ceilings.fleet, goal.problem
     programme = Programme()
     devices: list[list[int]] = [[] for _ in counts]
@@ -44,13 +52,26 @@ def fluid_value(ceilings: Ceilings, goal: Goal, counts: Counts) -> float | None:
                 if least <= deepest:
                     _add_class(programme, ceilings, goal, (degree, batch, least, deepest), devices, rates)
     if not rates:
-        return None
+        return None, None
+    first = len(programme.rows)
     for columns, count in zip(devices, counts, strict=True):
         programme.row(dict.fromkeys(columns, 1.0), float(count))
-    if problem.max_devices is not None:
-        programme.row({column: 1.0 for columns in devices for column in columns}, float(problem.max_devices))
+    most = sum(counts) if problem.max_devices is None else problem.max_devices
+    programme.row({column: 1.0 for columns in devices for column in columns}, float(most))
     if problem.demand_rps is not None:
         programme.row(dict.fromkeys(rates, -1.0 / problem.demand_rps), -1.0 + SLACK)
+    solved = relaxed_duals(programme, maximise=goal.maximised)
+    if solved is None:
+        return _without_duals(programme, goal), None
+    value, duals = solved
+    if goal.maximised and value <= 0.0:
+        return None, None
+    own = duals[first:]
+    return value * (1 + SLACK if goal.maximised else 1 - SLACK), np.insert(own, len(counts), 0.0)
+
+
+def _without_duals(programme: Programme, goal: Goal) -> float | None:
+    """Return the bound when the solver of linear programmes gave none."""
     outcome = solve_programme(programme, maximise=goal.maximised, integral=False)
     if outcome.infeasible or (goal.maximised and outcome.bound is not None and outcome.bound <= 0.0):
         return None

@@ -83,6 +83,20 @@ def solve_programme(
     return Outcome(tuple(round(value) for value in found.x), bound)
 
 
+def relaxed_duals(programme: Programme, *, maximise: bool) -> tuple[float, Floats] | None:
+    """Return the value of a programme in fractions and the duals of its rows, at least 0; None without a solution."""
+    from scipy.optimize import linprog
+
+    scale = SCALE / max(map(abs, programme.values)) if any(programme.values) else 1.0
+    sign = -scale if maximise else scale
+    bounds: Any = np.stack([np.zeros(len(programme.most)), np.array(programme.most)], axis=1)
+    rows, limits, costs = _matrix(programme), np.array(programme.limits), sign * np.array(programme.values)
+    found: Any = linprog(costs, A_ub=rows, b_ub=limits, bounds=bounds, method="highs")
+    if found.x is None or found.status != 0:
+        return None
+    return float(found.fun) / sign, np.maximum(-np.asarray(found.ineqlin.marginals) / scale, 0.0)
+
+
 def _matrix(programme: Programme) -> Any:
     from scipy.sparse import csr_array
 

@@ -26,6 +26,7 @@ from gpuplan.solvers.deployment.columns import (
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
+from gpuplan.solvers.deployment.mixed import sketched_columns
 from gpuplan.solvers.deployment.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
@@ -182,10 +183,26 @@ class _Search:
         if self.current is not None:
             placed, decision = self._settle(placed, kept, columns, makes)
         self._tell("bound", placed.objective if placed else None, None)
-        proven = bound(self.fleet, self.ceilings, self.goal, placed.objective if placed else None, self.budget)
+        # Where every set of devices is a candidate, ceilings do as well as prices, and sooner.
+        known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns if makes is not None]
+        proven = bound(self.fleet, self.ceilings, self.goal, placed.objective if placed else None, self.budget, known)
+        if proven.sketches and makes is not None and self.current is None:
+            placed = self._with_sketches(placed, columns, makes, proven)
         if placed is None:
             return self._without_plan(proven)
         return self._answer(placed, proven, decision)
+
+    def _with_sketches(
+        self, placed: Placed | None, columns: list[Column], makes: Sequence[Make], proven: Bound
+    ) -> Placed | None:
+        """Choose again with replicas over unequal pieces that the prices ask for; return the better choice."""
+        more = sketched_columns(self.fleet, self.shaper, makes, proven.sketches, self._share())
+        self.work += len(more)
+        found = self._choose([*columns, *more], makes) if more else None
+        if found is None or (placed is not None and not self.goal.better(found.objective, placed.objective)):
+            return placed
+        self.notes.append(f"{len(more)} replicas over unequal pieces that prices of devices ask for")
+        return found
 
     def _tell(self, phase: str, objective: float | None, limit: float | None) -> None:
         self.budget.report(phase, objective, limit)

@@ -101,3 +101,45 @@ def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
             assert (value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, value, best)
             checked += 1
     assert checked >= 10
+
+
+#: Questions whose bound by prices is held against brute force.
+PRICED = (
+    {},
+    {"objective": "throughput"},
+    {"tensor_parallel": (1, 2)},
+    {"micro_batches_from_stages": False},
+    {"objective": "cost", "demand_rps": 0.3},
+    {"objective": "devices", "tensor_parallel": (1, 2), "demand_rps": 0.2},
+    {"max_devices": 3},
+    {"max_replicas": 1, "tensor_parallel": (1, 2)},
+    {"ttft_slo_s": 4.0},
+    {"tpot_slo_s": 2.5, "tensor_parallel": (1, 2)},
+    {"objective": "throughput", "micro_batches_from_stages": False, "tensor_parallel": (1, 2)},
+    {"return_hop": False},
+)
+
+
+def test_bound_by_prices_alone(random_case, ideal_costs, oracle):
+    """The bound by prices, by itself, is never on the wrong side of the optimum, and is often the better one."""
+    from gpuplan.solvers.deployment.bounds import _by_prices, counts_of_kinds
+    from gpuplan.solvers.deployment.columns import class_columns
+    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.limits import Budget, Limits
+
+    checked = priced = 0
+    for seed in range(200, 272):
+        problem = ask(random_case(seed), ideal_costs, **PRICED[seed % len(PRICED)])
+        best = oracle.Oracle(problem, [2], list(problem.tensor_parallel)).optimum()
+        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        columns = class_columns(search.fleet, search.shaper, search.budget)
+        known = [(column.replica.value, search.shaper.counts(column.replica.devices)) for column in columns]
+        counts = counts_of_kinds(search.fleet)
+        found = _by_prices(search.ceilings, search.goal, counts, None, search.budget, known)
+        if best is not None:
+            assert found.value is not None
+            assert (found.value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, found, best)
+            checked += 1
+            priced += found.kind.startswith("prices")
+    assert checked >= 40
+    assert priced >= 20
