@@ -6,6 +6,8 @@ import math
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.cheap import Cheap
+from gpuplan.solvers.placement.compiling import compile_beside, kernels_ready
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
 from gpuplan.solvers.placement.effort import LADDER, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
@@ -42,14 +44,20 @@ def minimise(
     multipliers
         Multipliers of a similar core to start from; the best ones found are left here.
     """
-    memory = {} if multipliers is None else multipliers
     settings.trace.proof = ""
+    if not kernels_ready(budget):
+        cheap = Cheap(core, upper, hint)
+        if not compile_beside(budget, cheap.step):
+            settings.trace.note("the kernels were not compiled in time: walks along plain relaxations answer")
+            settings.trace.proof = "Lagrangian relaxation in NumPy"
+            return cheap.outcome(budget)
     if hint is None and math.isinf(upper):
         filled = fill_if_tight(core, budget)
         if filled.impossible:
             settings.trace.proof = "no order of the devices holds the model, by memory alone"
             return CoreOutcome(math.inf, None, math.inf, True)
         hint = filled.path
+    memory = {} if multipliers is None else multipliers
     if sum(bits_of(core.capacity)) <= settings.key_bits:
         return _climb(core, upper, budget, settings, hint, memory)
     return minimise_unlike(core, upper, budget, settings, hint, memory)

@@ -144,7 +144,8 @@ def _hand_over(
         e = links.near[begin + k] if k < near else leaders[k - near]
         rank = closed + links.into_s[e, d] + size * links.into_pb[e, d] + rest[j, e] + weight[e]
         tried[k] = rank if rank < worst else INF
-    tried[near + len(leaders) :] = INF
+    for k in range(near + len(leaders), len(tried)):
+        tried[k] = INF
     taken = 0
     while taken < branches:
         k = int(np.argmin(tried))
@@ -206,7 +207,9 @@ def dive(
     tried = np.empty(most_near + min(num, most_leaders))
     leading = np.empty((n + 1, min(num, most_leaders)), np.int64)
     for j in range(1, n):
-        leading[j] = np.argsort(rest[j] + weight)[: leading.shape[1]]
+        order = np.argsort(rest[j] + weight)
+        for k in range(leading.shape[1]):
+            leading[j, k] = order[k]
     for i in range(n):
         for place in range(labels.rank.shape[1]):
             if labels.rank[i, place] == INF:

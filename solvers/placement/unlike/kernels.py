@@ -195,9 +195,12 @@ def forward(
     prefix = frame.prefix
     n, num = prefix.shape[0] - 1, prefix.shape[1]
     best = np.empty(turned.into_s.shape[0])
-    arrive[0] = weight
-    arrive[n] = INF
-    ended[:] = INF
+    for c in range(num):
+        arrive[0, c] = weight[c]
+        arrive[n, c] = INF
+    for j in range(n + 1):
+        for c in range(num):
+            ended[j, c] = INF
     for i in range(n):
         if i > 0:
             _arrive(turned, gates, owner, frame.boundary[i], ended[i], best, arrive[i])

@@ -1,0 +1,123 @@
+"""A plan and a bound without compiled code: relaxations in NumPy, and greedy walks along them.
+
+For the first call after installation, whose time limit may pass before the kernels are compiled (see `compiling`).
+A relaxation lets devices be used again and again at a multiplier each, so its value bounds every plan. A walk takes at
+each end of a stage what costs least with the relaxed completion, of devices not used yet; where none ends, devices are
+filled up.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, CoreOutcome
+from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.fill import QUICK, fill
+
+#: First devices that walks are tried from, and the length below which steps end.
+WALKS, SHORTEST = 8, 0.01
+
+
+class Cheap:
+    """A plan and a bound that rise step by step: `step` while it returns True, then `outcome`."""
+
+    def __init__(self, core: Core, upper: float, hint: ClassPath | None = None) -> None:
+        self.core, self.upper = core, upper
+        self.low = core.low if core.cap is None else core.cap.loosest
+        self.multipliers = np.zeros(core.num_classes)
+        self.bound, self.value, self.length = -math.inf, math.inf, 1.0
+        self.path: ClassPath | None = None
+        if hint is not None:
+            self._offer(hint)
+
+    def step(self) -> bool:
+        """Bound and walk once; return whether another step may help."""
+        core = self.core
+        weight = core.entry + self.multipliers
+        rest = relaxed_rest(core, self.low, weight)
+        opened = rest[0] + weight
+        first = np.argsort(opened, kind="stable")[:WALKS]
+        bound = float(opened[first[0]]) - float(self.multipliers @ core.counts)
+        self.length *= 1.0 if bound > self.bound else 0.8
+        self.bound = max(self.bound, bound)
+        for d in first.tolist():
+            self._offer(_walk(core, self.low, rest, weight, d, core.counts.copy()))
+        relaxed = _walk(core, self.low, rest, weight, int(first[0]), np.full(core.num_classes, core.num_layers))
+        if relaxed is None or core.modes is not None or not math.isfinite(bound) or self.length < SHORTEST:
+            return False
+        excess = np.bincount([c for c, _, _ in relaxed], minlength=core.num_classes) - core.counts
+        excess = np.where((self.multipliers <= 0.0) & (excess < 0), 0, excess)
+        norm = float(excess @ excess)
+        best = min(self.value, self.upper)
+        aim = best if math.isfinite(best) else self.bound + 0.1 * abs(self.bound)
+        if norm == 0.0 or aim <= bound:
+            return False
+        self.multipliers = np.maximum(0.0, self.multipliers + self.length * (aim - bound) / norm * excess)
+        return True
+
+    def outcome(self, budget: Budget) -> CoreOutcome:
+        """State the best plan and bound; devices are filled up where no walk ended."""
+        if self.path is None and math.isinf(self.upper):
+            filled = fill(self.core, budget, QUICK)
+            if filled.impossible:
+                return CoreOutcome(math.inf, None, math.inf, True)
+            self._offer(filled.path)
+        if self.path is None or self.value >= self.upper:
+            return CoreOutcome(math.inf, None, min(self.bound, self.upper), self.bound >= self.upper)
+        return CoreOutcome(self.value, self.path, min(self.bound, self.value), False)
+
+    def _offer(self, path: ClassPath | None) -> None:
+        if path is not None and self.core.holds(path) and self.core.value(path) < self.value:
+            self.value, self.path = self.core.value(path), path
+
+
+def relaxed_rest(core: Core, low: IntArray, weight: FloatArray) -> FloatArray:
+    """Return rest[i, c]: least cost from boundary i with c open there and paid for by its weight; shape (n+1, C)."""
+    n, num = core.num_layers, core.num_classes
+    prefix = core.prefix.T
+    after, rest = np.full((n + 1, num), np.inf), np.full((n + 1, num), np.inf)
+    after[n] = 0.0 if core.back is None else core.back.min(axis=1)
+    for i in range(n - 1, -1, -1):
+        ends = np.flatnonzero((low[:, i + 1 :] <= i).any(axis=0) & (core.top[i + 1 :] >= i)) + i + 1
+        if len(ends):
+            values = np.where(i >= low[:, ends].T, after[ends] + prefix[ends], np.inf)
+            rest[i] = values.min(axis=0) - prefix[i]
+        if i > 0:
+            hops = core.hop_s + core.boundary[i] * core.hop_s_per_byte
+            after[i] = (hops + (rest[i] + weight)).min(axis=1)
+    return rest
+
+
+def _walk(
+    core: Core, low: IntArray, rest: FloatArray, weight: FloatArray, first: int, left: IntArray
+) -> ClassPath | None:
+    """Follow the relaxation from one device with devices that are left; None where that ends too soon."""
+    n = core.num_layers
+    path: list[tuple[int, int, int]] = []
+    d, i = first, 0
+    while len(path) < n:
+        left[d] -= 1
+        ends = np.flatnonzero((low[d] <= i) & (core.top >= i) & (np.arange(n + 1) > i))
+        best, stop, then = math.inf, -1, -1
+        for j in ends.tolist():
+            if j == n:
+                value, e = float(core.prefix[d, n]), -1
+            else:
+                hops = core.hop_s[d] + core.boundary[j] * core.hop_s_per_byte[d]
+                costs = np.where(left > 0, hops + rest[j] + weight, np.inf)
+                e = int(np.argmin(costs))
+                value = float(core.prefix[d, j] + costs[e])
+            if value < best:
+                best, stop, then = value, j, e
+        if stop < 0:
+            return None
+        path.append((d, i, stop))
+        if stop == n:
+            return tuple(path)
+        d, i = then, stop
+    return None
