@@ -98,4 +98,10 @@ def guarded(run: Callable[[], Any]) -> int:
     except GpuplanError as error:
         say_error(str(error))
         return exit_code(error)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "gpuplan"):  # a fault of our own
+            raise
+        say_error(f"{missing} is needed here and is not installed; install it with pip install {missing}")
+        return ExitCode.UNSUPPORTED
     return code if isinstance(code, int) else ExitCode.DONE

@@ -151,3 +151,16 @@ def test_bug_exits_with_one_in_a_process():
 def test_group_is_a_click_command():
     """The command object can be tested and completed as any click command."""
     assert isinstance(cli, click.Group)
+
+
+def test_missing_library_is_exit_7(capsys):
+    """A library that is not there is named, with what to install; a missing module of ours is a fault."""
+    from gpuplan.cli.groups import guarded
+
+    def lacks(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert guarded(lambda: lacks("numba.core")) == 7
+    assert "pip install numba" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        guarded(lambda: lacks("gpuplan.nowhere"))

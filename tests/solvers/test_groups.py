@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gpuplan import PlacementProblem, load_model, load_topology, solve
-from gpuplan.errors import UnsupportedError, UsageError
+from gpuplan.errors import InputError, UnsupportedError, UsageError
 from gpuplan.plans import verify
+from gpuplan.profiles import AnalyticCosts
 from gpuplan.profiles.problems.groups import compositions, count_compositions, count_modes
 from gpuplan.profiles.problems.segments import find_segments
 from gpuplan.solvers.placement.groups.packing import Run, pack_runs
@@ -143,3 +144,24 @@ def test_degrees_are_checked() -> None:
             asked("llama-3.1-8b", "dgx-a100", tensor_parallel=wrong)
     with pytest.raises(UsageError, match="sglang"):
         asked("llama-3.1-8b", "dgx-a100", tensor_parallel=(1, 2), uneven_tensor_parallel=True, runtime="sglang")
+
+
+class _WithoutDegree(AnalyticCosts):
+    """Analytic times that know nothing of one degree, as a measured table without its rows."""
+
+    missing = 4
+
+    def layer_times(self, model, device, workload, *, tensor_parallel=1):  # type: ignore[no-untyped-def]
+        if tensor_parallel == self.missing:
+            raise InputError(f"expected times at degree {self.missing}, got none")
+        return super().layer_times(model, device, workload, tensor_parallel=tensor_parallel)
+
+
+def test_auto_leaves_out_degrees_without_times() -> None:
+    """With ``auto`` a degree without measured times is left out and named; asked for, it is an error."""
+    result = solve(asked("llama-3.1-8b", "dgx-a100", tensor_parallel="auto", costs=_WithoutDegree()))
+    assert result.plan is not None
+    assert result.report.notes[0].startswith("4 devices a stage are left out")
+    assert verify(result.plan).ok
+    with pytest.raises(InputError, match="degree 4"):
+        solve(asked("llama-3.1-8b", "dgx-a100", tensor_parallel=(4,), costs=_WithoutDegree()))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan.errors import UnsupportedError
+from gpuplan.errors import GpuplanError, UnsupportedError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution
-from gpuplan.profiles.problems.build import PlacementProblem
+from gpuplan.profiles.problems.build import PlacementProblem, times_on
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.groups import count_modes
 from gpuplan.profiles.problems.segments import Segments, find_segments
@@ -27,6 +27,7 @@ from gpuplan.solvers.result import Report, Result
 
 if TYPE_CHECKING:
     from gpuplan.solvers.registry import SolverEntry
+    from gpuplan.topology.graph import Device
 
 _TOO_MANY = "there are too many different groups of devices in this cluster to search them; ask for fewer degrees"
 #: Clusters of so many islands are searched as they are, and of so many kinds of islands by kind.
@@ -58,14 +59,39 @@ def solve_groups(
     """
     budget = Budget(limits)
     segments = find_segments(problem)
-    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, segments.largest)
+    degrees, notes = _degrees(problem, segments)
     if not degrees:
         found = Found("infeasible")
     elif entry.engine is None:
         found = _by_other_solver(problem, segments, degrees, entry, budget, seed)
     else:
         found = _by_engine(problem, segments, degrees, entry, budget, seed)
-    return _result(problem, segments, degrees, entry, budget, seed, found)
+    result = _result(problem, segments, degrees, entry, budget, seed, found)
+    return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*notes, *result.report.notes)))
+
+
+def _degrees(problem: PlacementProblem, segments: Segments) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the degrees to try, and what is left out: with ``auto`` those that the costs have no times for.
+
+    Degrees asked for by number stay, so that the lack is an error; so they do where no degree has times.
+    """
+    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, segments.largest)
+    if problem.tensor_parallel != "auto":
+        return degrees, ()
+    kinds = {(device.kind.name, device.power_cap_w): device for device in problem.topology.devices}
+    priced = tuple(t for t in degrees if all(_has_times(problem, device, t) for device in kinds.values()))
+    left = [str(t) for t in degrees if t not in priced]
+    if not priced or not left:
+        return degrees, ()
+    return priced, (f"{', '.join(left)} devices a stage are left out: the measured costs have no times for them",)
+
+
+def _has_times(problem: PlacementProblem, device: Device, degree: int) -> bool:
+    try:
+        times_on(problem, device, degree)
+    except GpuplanError:
+        return False
+    return True
 
 
 def _by_other_solver(
@@ -138,14 +164,14 @@ def front_of_groups(
     if not entry.front:
         raise UnsupportedError(f"solver {entry.name} gives one plan, not a front; use auto, dp or labels")
     segments = find_segments(problem)
-    degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, segments.largest)
+    degrees, notes = _degrees(problem, segments)
     infeasible = not degrees
     front, proven = PlacementFront(()), False
     if degrees:
         if not fits_modes(segments, degrees):
             raise UnsupportedError(_TOO_MANY)
         front, proven, infeasible = GroupFront(problem, segments, degrees, budget, entry.engine).run()  # type: ignore[arg-type]
-    report = Report(entry.name, seed, budget.elapsed_s, budget.work)
+    report = Report(entry.name, seed, budget.elapsed_s, budget.work, notes=notes)
     if front.points:
         return Result("optimal" if proven else "feasible", front, None, None, 0.0 if proven else None, report)
     if infeasible:
@@ -184,7 +210,8 @@ def _result(
     kind = found.bound_kind
     if kind is None and entry.engine is not None and (found.bound is not None or found.status == "infeasible"):
         kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
-    report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes)
+    proof = "" if kind is None else f"{found.how}, {budget.work:,} labels, the least bound of all sizes of groups"
+    report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes, proof)
     if found.stages is None:
         why = reasons(problem, segments, degrees) if found.status == "infeasible" else found.reasons
         return Result(found.status, None, None, None, None, report, reasons=why)
