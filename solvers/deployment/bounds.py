@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import vectors
 from gpuplan.solvers.deployment.fleet import Fleet
-from gpuplan.solvers.deployment.fluid import fluid_prices, fluid_value
+from gpuplan.solvers.deployment.fluid import fluid_prices, fluid_value, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
 from gpuplan.solvers.deployment.pricing import Pricing, Sketch
 from gpuplan.solvers.limits import Budget
 
+Floats = NDArray[np.float64]
 #: Vectors of counts by kind up to which each gets a ceiling.
 MOST_VECTORS: Final = 3000
 #: Rounding of a sum, relatively.
@@ -65,9 +67,13 @@ def bound(
     `known` are rates and devices by kind of replicas there are, where prices begin.
     """
     counts = counts_of_kinds(fleet)
+    if budget.exhausted():
+        return quick(ceilings, goal, counts)
     if math.prod(count + 1 for count in counts) > MOST_VECTORS:
         return _by_prices(ceilings, goal, counts, incumbent, budget, known)
     own = packed(ceilings, goal, counts, incumbent, budget)
+    if own.value is None and not own.infeasible:
+        return quick(ceilings, goal, counts)
     if own.value is None or len(counts) == 1 or (incumbent is not None and _met(goal, own.value, incumbent)):
         return own
     other = _by_prices(ceilings, goal, counts, incumbent, budget, known)
@@ -143,6 +149,51 @@ def _pack(
         state = found
         value = goal.weight(tuple(table.states[state].tolist()))
     return value, sorted({shapes[shape] for shape in table.shapes(state)})
+
+
+def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
+    """Return a bound that takes no search: the work of a request, and the most work a device does in a second.
+
+    With any w_l of some layers, here the decoder layers, a device of kind k does at most
+    ``max over t, b of b / (t·min_l c_lk/w_l)`` of the work ``Σ w_l`` of a request in a second; c_lk is the time of
+    layer l for one batch, prefill and o − 1 decode steps.
+    """
+    fleet, kind = ceilings.fleet, "work of devices, each at its best"
+    work: Floats | None = None
+    speeds, every = np.zeros(len(counts)), list(range(len(counts)))
+    decoder = np.diff(fleet.decoders) > 0
+    usual = decoder if decoder.any() else ~decoder
+    for degree in fleet.degrees:
+        for batch in fleet.batches():
+            deepest = min(fleet.num_layers, sum(counts) // degree)
+            if deepest < 1 or max(rooms_beyond(ceilings, every, degree, batch, deepest)) < 0.0:
+                continue
+            workspace = fleet.memory(degree, batch).workspace
+            for k in every:
+                if fleet.kinds[k].available_bytes * (1 + 1e-9) < workspace:
+                    continue
+                seconds = layer_seconds(ceilings, k, degree, batch).sum(axis=0)[usual]
+                if work is None:
+                    work = np.maximum(seconds, 1e-12 * float(seconds.sum()))
+                slowness = float((seconds / work).min()) * degree / batch
+                speeds[k] = max(speeds[k], 1.0 / slowness if slowness > 0.0 else math.inf)
+    if work is None or not np.isfinite(speeds).all():
+        return Bound(None, "none: the limit came first")
+    rates = speeds / float(work.sum()) * (1 + 1e-9)
+    if goal.problem.demand_rps is None:
+        return Bound(_served(rates, counts, goal.problem.max_devices), kind)
+    weights = [goal.weight([int(k == own) for own in range(len(counts))]) for k in range(len(counts))]
+    least = min(weight / rate for weight, rate in zip(weights, rates, strict=True) if rate > 0.0)
+    return Bound(goal.problem.demand_rps * least, kind)
+
+
+def _served(rates: Floats, counts: Counts, most: int | None) -> float:
+    """Return the sum of the rates of all devices, of the `most` fastest where those are limited."""
+    left, served = sum(counts) if most is None else most, 0.0
+    for k in np.argsort(-rates, kind="stable"):
+        served += min(left, counts[k]) * float(rates[k])
+        left -= min(left, counts[k])
+    return served
 
 
 def fluid(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:

@@ -94,10 +94,10 @@ def _add_class(
     kinds = [k for k in range(len(devices)) if fleet.kinds[k].available_bytes * (1 + SLACK) >= memory.workspace]
     if not kinds:
         return
-    rooms = _rooms(ceilings, kinds, degree, batch, most)
+    rooms = rooms_beyond(ceilings, kinds, degree, batch, most)
     if max(rooms) < 0.0:
         return
-    seconds = np.concatenate([_layer_seconds(ceilings, kind, degree, batch) for kind in kinds])
+    seconds = np.concatenate([layer_seconds(ceilings, kind, degree, batch) for kind in kinds])
     kinds_of_layers, amounts = np.unique(seconds, axis=1, return_counts=True)
     micro = fleet.problem.workload.micro_batches
     filling = 2.0 - 1.0 / least if fleet.problem.micro_batches_from_stages else (least - 1.0) / micro + 1.0
@@ -127,7 +127,7 @@ def _weight(goal: Goal, kind: int) -> float:
     return goal.price([kind]) if goal.problem.objective == "cost" else 1.0
 
 
-def _layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats:
+def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats:
     """Return seconds of each layer's prefill and of its o − 1 decode steps (0 and one step, for tokens), (2, n)."""
     fleet, link = ceilings.fleet, ceilings.units.nearest_link(degree, batch)
     times = fleet.kind_times(kind, 1, batch) if link is None else fleet.joined_times((kind,), degree, batch, link)
@@ -136,7 +136,7 @@ def _layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Fl
     return np.stack([times.prefill_s, fleet.steps * times.decode_s])
 
 
-def _rooms(ceilings: Ceilings, kinds: list[int], degree: int, batch: int, most: int) -> list[float]:
+def rooms_beyond(ceilings: Ceilings, kinds: list[int], degree: int, batch: int, most: int) -> list[float]:
     """Return the bytes that a group of each kind has beyond its share of a replica of `most` stages."""
     fleet, problem = ceilings.fleet, ceilings.fleet.problem
     memory = fleet.memory(degree, batch)

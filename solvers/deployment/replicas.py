@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuplan.solvers.deployment.ceilings import Ceiling, Ceilings, Counts
@@ -38,11 +38,13 @@ class Replica:
 
 
 class Shaper:
-    """Finds the best replica on a set of devices."""
+    """Finds the best replica on a set of devices; once it has found any and `stop` says so, the best so far."""
 
     def __init__(self, units: Units, ceilings: Ceilings) -> None:
         self.units, self.ceilings = units, ceilings
         self.fleet = units.fleet
+        self.stop: Callable[[], bool] | None = None
+        self.found = False
 
     def counts(self, devices: Sequence[int]) -> Counts:
         """Return how many devices of each kind there are."""
@@ -58,9 +60,11 @@ class Shaper:
             if best is not None and ceiling.value <= best.value * (1 + 1e-12):
                 break
             for groups in self._orders(devices, ceiling.degree):
+                if self.found and self.stop is not None and self.stop():
+                    return best
                 found = self.on(groups, ceiling, thorough=thorough)
                 if found is not None and (best is None or found.value > best.value):
-                    best = found
+                    best, self.found = found, True
         return best
 
     def at(self, devices: Sequence[int], degree: int, batch: int) -> Replica | None:

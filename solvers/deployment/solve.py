@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,10 @@ def _limits(
     return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
 
 
+def _over(share: Budget) -> bool:
+    return share.remaining_s <= 0.0
+
+
 def _switch(move_cost: float, hysteresis: float) -> Switch:
     for name, value in (("move_cost", move_cost), ("hysteresis", hysteresis)):
         if isinstance(value, bool) or not (math.isfinite(value) and value >= 0.0):
@@ -176,6 +181,7 @@ class _Search:
         """Search and answer."""
         makes = None if class_vectors(self.fleet) <= MOST_VECTORS else island_makes(self.fleet)
         self._tell("candidates", None, None)
+        self._note_candidates(makes)
         columns = self._columns(makes)
         kept = [] if self.current is None else kept_columns(self.fleet, self.shaper, self.current, makes)
         placed = self._choose([*kept, *columns], makes) if columns or kept else None
@@ -208,17 +214,28 @@ class _Search:
         self.budget.report(phase, objective, limit)
 
     def _columns(self, makes: list[Make] | None) -> list[Column]:
-        share = self._share()
+        """Return the candidates found in their share of the time; where there is none yet, in all of it."""
+        columns: list[Column] = []
+        for share in (self._share(), self.budget):
+            self.shaper.stop = functools.partial(_over, share)
+            columns = columns or self._made(makes, share)
+            self.work = max(self.work, share.work)
+            if columns or share.remaining_s > 0.0:
+                break
+        self.shaper.stop = None
+        return columns
+
+    def _made(self, makes: list[Make] | None, share: Budget) -> list[Column]:
+        if makes is None:
+            return class_columns(self.fleet, self.shaper, share)
+        return piece_columns(self.fleet, self.shaper, makes, share)
+
+    def _note_candidates(self, makes: list[Make] | None) -> None:
         if makes is None:
             self.notes.append(f"every set of devices up to symmetry ({class_vectors(self.fleet) - 1:,} of them)")
-            return self._counted(class_columns(self.fleet, self.shaper, share), share)
+            return
         islands = ", ".join(f"{len(make.copies)}" for make in makes)
         self.notes.append(f"pieces of islands, {len(makes)} make{'s' if len(makes) != 1 else ''} ({islands} alike)")
-        return self._counted(piece_columns(self.fleet, self.shaper, makes, share), share)
-
-    def _counted(self, columns: list[Column], share: Budget) -> list[Column]:
-        self.work = share.work
-        return columns
 
     def _share(self) -> Budget:
         """Return what the candidates may use: half of the time, so that the bound has its own."""
@@ -394,7 +411,10 @@ class _Search:
                 reasons = nowhere(self.fleet, self.ceilings)
         elif not self.budget.exhausted():
             reasons = ("no candidate fits and keeps to what is asked, though the bound does not rule one out",)
-        return Result(status, None, None, None, None, self._report(None), {}, reasons)
+        limit = None if status == "infeasible" else proven.value
+        return Result(
+            status, None, None, limit, None, self._report(proven.kind if limit is not None else None), {}, reasons
+        )
 
     def _any_replica(self) -> bool:
         from gpuplan.solvers.deployment.bounds import counts_of_kinds

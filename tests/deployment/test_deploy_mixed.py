@@ -27,7 +27,7 @@ def three_kinds(make_cluster):
 
 @pytest.mark.slow
 def test_replicas_over_unequal_pieces(three_kinds):
-    """70B over three kinds: a replica over unequal pieces is found that no equal pieces match; the gap is below 40 %."""
+    """70B over three kinds: a replica over unequal pieces is found that no equal ones match; the gap is below 40 %."""
     problem = DeploymentProblem(
         load_model("llama-3.1-70b"), three_kinds, workload=Workload(32, 1024, 128), tensor_parallel=(1,)
     )
@@ -52,3 +52,15 @@ def test_multipliers_make_a_layer_cost_the_same():
     """Kind a holds 2 layers for 1, kind b 4 for 3: at the multiplier 1 a layer costs 1 on both."""
     prices, holds = np.array([1.0, 3.0]), np.array([[2.0, 4.0]])
     assert any(multiplier[0] == pytest.approx(1.0) for multiplier in _multipliers(prices, holds))
+
+
+@pytest.mark.parametrize("time_limit_s", [1e-9, 0.05])
+def test_a_limit_that_comes_at_once_leaves_an_answer(time_limit_s, three_kinds):
+    """Without time for a search there is a bound, and a plan only with it."""
+    problem = DeploymentProblem(load_model("llama-3.1-8b"), three_kinds, workload=Workload(8, 1024, 128))
+    result = deploy(problem, time_limit_s=time_limit_s)
+    assert result.status in ("feasible", "no_solution")
+    assert result.bound is not None
+    if result.plan is not None:
+        assert verify_deployment(result.plan).ok
+        assert result.bound >= result.objective

@@ -143,3 +143,22 @@ def test_bound_by_prices_alone(random_case, ideal_costs, oracle):
             priced += found.kind.startswith("prices")
     assert checked >= 40
     assert priced >= 20
+
+
+def test_quick_bound_alone(random_case, ideal_costs, oracle):
+    """The bound that takes no search is never on the wrong side of the optimum."""
+    from gpuplan.solvers.deployment.bounds import counts_of_kinds, quick
+    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.limits import Budget, Limits
+
+    checked = 0
+    for seed in range(300, 372):
+        problem = ask(random_case(seed), ideal_costs, **PRICED[seed % len(PRICED)])
+        best = oracle.Oracle(problem, [2], list(problem.tensor_parallel)).optimum()
+        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        value = quick(search.ceilings, search.goal, counts_of_kinds(search.fleet)).value
+        if best is not None:
+            assert value is not None
+            assert (value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, value, best)
+            checked += 1
+    assert checked >= 40
