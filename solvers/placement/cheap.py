@@ -21,6 +21,8 @@ from gpuplan.solvers.placement.unlike.fill import QUICK, fill
 
 #: First devices that walks are tried from, and the length below which steps end.
 WALKS, SHORTEST = 8, 0.01
+#: Hops one relaxation may look at (about a second); beyond, devices are filled up and nothing is bounded.
+MOST_WORK = 200_000_000
 
 
 class Cheap:
@@ -38,6 +40,8 @@ class Cheap:
     def step(self) -> bool:
         """Bound and walk once; return whether another step may help."""
         core = self.core
+        if core.num_classes**2 * core.num_layers > MOST_WORK:
+            return False
         weight = core.entry + self.multipliers
         rest = relaxed_rest(core, self.low, weight)
         opened = rest[0] + weight

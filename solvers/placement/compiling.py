@@ -23,7 +23,7 @@ from gpuplan.solvers.placement.core import Core, Query, make_core
 #: What the child runs.
 COMMAND = ("-m", "gpuplan.solvers.placement.compiling")
 #: Seconds between two looks at the child; time left from which on compiling here is sure to fit.
-PAUSE_S, PLENTY_S = 0.01, 60.0
+PAUSE_S, PLENTY_S = 0.01, 40.0
 #: Time that loading compiled kernels may take, and the share of the limit kept back for the answer.
 LOAD_S, RESERVE = 0.7, 0.03
 

@@ -38,7 +38,7 @@ from gpuplan.solvers.placement.lagrangian import (
 )
 from gpuplan.solvers.placement.small import count_labels
 from gpuplan.solvers.placement.tables import ClassPath
-from gpuplan.solvers.placement.unlike.fill import fill
+from gpuplan.solvers.placement.unlike.fill import BY_MEMORY, fill
 
 
 @dataclass
@@ -158,6 +158,8 @@ class LadderSearch:
         filled = fill(core, self.budget)
         if filled.path is not None:
             self.offer(core.value(filled.path), filled.path)
+        if filled.impossible:
+            self.settings.trace.proof = BY_MEMORY
         if filled.path is not None or filled.impossible:
             return not filled.impossible
         bare = LadderSearch(

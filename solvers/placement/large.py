@@ -13,7 +13,7 @@ from gpuplan.solvers.placement.effort import LADDER, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.closing import close
-from gpuplan.solvers.placement.unlike.fill import fill_if_tight
+from gpuplan.solvers.placement.unlike.fill import BY_MEMORY, fill_if_tight
 from gpuplan.solvers.placement.unlike.links import make_wide
 from gpuplan.solvers.placement.unlike.neighbourhood import MOST_WHOLE, Neighbourhoods
 from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
@@ -54,7 +54,7 @@ def minimise(
     if hint is None and math.isinf(upper):
         filled = fill_if_tight(core, budget)
         if filled.impossible:
-            settings.trace.proof = "no order of the devices holds the model, by memory alone"
+            settings.trace.proof = BY_MEMORY
             return CoreOutcome(math.inf, None, math.inf, True)
         hint = filled.path
     memory = {} if multipliers is None else multipliers

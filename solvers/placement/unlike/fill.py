@@ -34,6 +34,8 @@ MOST_CELLS = 300_000
 QUICK, TIGHT = EFFORTS[:1], 0.7
 #: Disturbance of the sizes that waste is measured by, from the second try on.
 NOISE = 0.05
+#: How a proof of none is named.
+BY_MEMORY = "no order of the devices holds the model, by memory alone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from gpuplan.solvers.placement.reduced import best_classes, restore, restrict, u
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.placement.unlike.closing import close
 from gpuplan.solvers.placement.unlike.dive import plan_from
-from gpuplan.solvers.placement.unlike.fill import fill
+from gpuplan.solvers.placement.unlike.fill import BY_MEMORY, fill
 from gpuplan.solvers.placement.unlike.links import make_wide
 from gpuplan.solvers.placement.unlike.memory import Memory, restrict_sets
 from gpuplan.solvers.placement.unlike.neighbourhood import Neighbourhoods
@@ -116,7 +116,8 @@ class _Unlike:
         if filled.path is not None:
             self._offer(self.core.value(filled.path), filled.path)
         if filled.impossible:
-            self.lower = math.inf
+            self.lower, self.closed = math.inf, True
+            self.settings.trace.proof = BY_MEMORY
         self._report()
 
     def _narrow(self) -> None:
