@@ -21,6 +21,7 @@ from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
 from gpuplan.solvers.placement.groups.relaxed import bound_by_best_cases
+from gpuplan.solvers.placement.groups.restate import restated
 from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, search_modes, with_bound
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
@@ -66,7 +67,7 @@ def solve_groups(
         found = _by_other_solver(problem, segments, degrees, entry, budget, seed)
     else:
         found = _by_engine(problem, segments, degrees, entry, budget, seed)
-    result = _result(problem, segments, degrees, entry, budget, seed, found)
+    result = _result(problem, segments, degrees, entry, budget, seed, restated(problem, found))
     return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*notes, *result.report.notes)))
 
 
