@@ -21,18 +21,21 @@ from gpuplan.solvers.placement.unlike.fill import QUICK, fill
 
 #: First devices that walks are tried from, and the length below which steps end.
 WALKS, SHORTEST = 8, 0.01
-#: Hops one relaxation may look at (about a second); beyond, devices are filled up and nothing is bounded.
+#: Hops one relaxation may look at (about a second); beyond, devices are filled up and the bound is plain.
 MOST_WORK = 200_000_000
 
 
 class Cheap:
     """A plan and a bound that rise step by step: `step` while it returns True, then `outcome`."""
 
-    def __init__(self, core: Core, upper: float, hint: ClassPath | None = None) -> None:
-        self.core, self.upper = core, upper
+    def __init__(self, core: Core, upper: float, budget: Budget, hint: ClassPath | None = None) -> None:
+        self.core, self.upper, self.budget = core, upper, budget
         self.low = core.low if core.cap is None else core.cap.loosest
         self.multipliers = np.zeros(core.num_classes)
-        self.bound, self.value, self.length = -math.inf, math.inf, 1.0
+        # Every layer on its fastest device, hops for nothing.
+        self.bound = float(np.diff(core.prefix, axis=1).min(axis=0).sum())
+        self.impossible = False
+        self.value, self.length = math.inf, 1.0
         self.path: ClassPath | None = None
         if hint is not None:
             self._offer(hint)
@@ -41,6 +44,7 @@ class Cheap:
         """Bound and walk once; return whether another step may help."""
         core = self.core
         if core.num_classes**2 * core.num_layers > MOST_WORK:
+            self._fill()
             return False
         weight = core.entry + self.multipliers
         rest = relaxed_rest(core, self.low, weight)
@@ -64,16 +68,20 @@ class Cheap:
         self.multipliers = np.maximum(0.0, self.multipliers + self.length * (aim - bound) / norm * excess)
         return True
 
-    def outcome(self, budget: Budget) -> CoreOutcome:
+    def outcome(self) -> CoreOutcome:
         """State the best plan and bound; devices are filled up where no walk ended."""
-        if self.path is None and math.isinf(self.upper):
-            filled = fill(self.core, budget, QUICK)
-            if filled.impossible:
-                return CoreOutcome(math.inf, None, math.inf, True)
-            self._offer(filled.path)
+        if self.path is None and math.isinf(self.upper) and not self.impossible:
+            self._fill()
+        if self.impossible:
+            return CoreOutcome(math.inf, None, math.inf, True)
         if self.path is None or self.value >= self.upper:
             return CoreOutcome(math.inf, None, min(self.bound, self.upper), self.bound >= self.upper)
         return CoreOutcome(self.value, self.path, min(self.bound, self.value), False)
+
+    def _fill(self) -> None:
+        filled = fill(self.core, self.budget, QUICK)
+        self.impossible = filled.impossible
+        self._offer(filled.path)
 
     def _offer(self, path: ClassPath | None) -> None:
         if path is not None and self.core.holds(path) and self.core.value(path) < self.value:

@@ -46,11 +46,11 @@ def minimise(
     """
     settings.trace.proof = ""
     if not kernels_ready(budget):
-        cheap = Cheap(core, upper, hint)
+        cheap = Cheap(core, upper, budget, hint)
         if not compile_beside(budget, cheap.step):
             settings.trace.note("the kernels were not compiled in time: walks along plain relaxations answer")
             settings.trace.proof = "Lagrangian relaxation in NumPy"
-            return cheap.outcome(budget)
+            return cheap.outcome()
     if hint is None and math.isinf(upper):
         filled = fill_if_tight(core, budget)
         if filled.impossible:

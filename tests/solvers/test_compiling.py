@@ -30,11 +30,11 @@ def test_cheap_bounds_and_plans_are_valid(instances: ModuleType) -> None:
         if core.max_stages < 2:
             continue
         optimum = small.minimise(core, math.inf, Budget(Limits(None)))
-        cheap = Cheap(core, math.inf)
+        cheap = Cheap(core, math.inf, Budget(Limits(None)))
         for _ in range(1 + seed % 12):
             if not cheap.step():
                 break
-        outcome = cheap.outcome(Budget(Limits(None)))
+        outcome = cheap.outcome()
         possible += optimum.path is not None
         plans += outcome.path is not None
         assert outcome.bound <= optimum.value * (1 + 1e-9) + 1e-12
