@@ -120,4 +120,4 @@ def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[Plac
             outcome = search(with_micro_batches(problem, stages), budget, stages)
             if not isinstance(outcome, str):
                 break
-    return finish(problem, "bgs", outcome, started=started, seed=seed, work=budget.work)
+    return finish(problem, "bgs", outcome, limits, started=started, seed=seed, work=budget.work)

@@ -68,14 +68,17 @@ def by_stage_count(problem: DensePlacement, rule: Callable[[DensePlacement], Out
     return outcome if isinstance(outcome, str) else "the rule's plan has fewer stages than micro-batches assumed"
 
 
-def references(problem: DensePlacement) -> tuple[float, int]:
+def references(problem: DensePlacement, limits: Limits) -> tuple[float, int]:
     """Return (latency*, devices*) of the balanced objective, proven by the exact solver; UnsupportedError if not."""
     from gpuplan.solvers.solving import solve
 
     best = []
     names: tuple[ObjectiveName, ...] = ("latency", "efficiency")
     for name in names:
-        result = solve(dataclasses.replace(problem, objective=Objective(name), front=False))
+        asked = dataclasses.replace(problem, objective=Objective(name), front=False)
+        seconds = limits.time_limit_s
+        half = None if seconds is None else 0.5 * seconds  # two questions
+        result = solve(asked, time_limit_s=half, memory_limit_bytes=limits.memory_limit_bytes, cancel=limits.cancel)
         if result.status != "optimal" or result.objective is None:
             raise UnsupportedError(f"the balanced objective needs a proven {name} optimum, and there is none in time")
         best.append(result.objective[0] if isinstance(result.objective, tuple) else result.objective)
@@ -108,8 +111,9 @@ def balanced_parts(problem: DensePlacement, worth: Evaluation, latency_s: float,
 class Scorer:
     """Value of plans under the problem's objective; the balanced one's reference values are found once."""
 
-    def __init__(self, problem: DensePlacement) -> None:
+    def __init__(self, problem: DensePlacement, limits: Limits) -> None:
         self.problem = problem
+        self.limits = limits
         self._references: tuple[float, int] | None = None
 
     def value(self, worth: Evaluation) -> Value:
@@ -141,7 +145,7 @@ class Scorer:
 
     def _stars(self) -> tuple[float, int]:
         if self._references is None:
-            self._references = references(self.problem)
+            self._references = references(self.problem, self.limits)
         return self._references
 
     def _balanced(self, worth: Evaluation) -> float:
@@ -164,7 +168,14 @@ def refuse_front(problem: DensePlacement, name: str) -> None:
 
 
 def finish(
-    problem: DensePlacement, name: str, outcome: Outcome, *, started: float, seed: int = 0, work: int = 0
+    problem: DensePlacement,
+    name: str,
+    outcome: Outcome,
+    limits: Limits,
+    *,
+    started: float,
+    seed: int = 0,
+    work: int = 0,
 ) -> Result[PlacementSolution]:
     """Turn a rule's outcome into a Result: checked, priced, without a bound."""
     if not isinstance(outcome, str):
@@ -174,7 +185,7 @@ def finish(
     report = Report(name, seed=seed, wall_time_s=time.perf_counter() - started, work=work)
     if isinstance(outcome, str):
         return Result("no_solution", None, None, None, None, report, reasons=(f"{name}: {outcome}",))
-    scorer = Scorer(problem)
+    scorer = Scorer(problem, limits)
     value = scorer.value(evaluate(problem, outcome))
     return Result("feasible", PlacementSolution(outcome), value, None, None, report, terms=scorer.terms(outcome))
 
@@ -182,8 +193,7 @@ def finish(
 def run_rule(
     problem: DensePlacement, name: str, rule: Callable[[DensePlacement], Outcome], limits: Limits, seed: int
 ) -> Result[PlacementSolution]:
-    """Run a rule that needs neither limits nor chance."""
-    del limits  # linear time
+    """Run a rule of linear time that needs no chance; the limits are for the balanced objective's references."""
     refuse_front(problem, name)
     started = time.perf_counter()
-    return finish(problem, name, by_stage_count(problem, rule), started=started, seed=seed)
+    return finish(problem, name, by_stage_count(problem, rule), limits, started=started, seed=seed)

@@ -26,7 +26,6 @@ def split_evenly(problem: DensePlacement) -> Outcome:
 
 def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[PlacementSolution]:
     """Split evenly; ``no_solution`` when that does not fit or a hop has no route. O(D)."""
-    del limits
     refuse_front(problem, "even")
     started = time.perf_counter()
-    return finish(problem, "even", split_evenly(problem), started=started, seed=seed)
+    return finish(problem, "even", split_evenly(problem), limits, started=started, seed=seed)

@@ -158,9 +158,9 @@ def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[Plac
             f"{problem.num_devices}; use bgs, or exclude devices"
         )
     started = time.perf_counter()
-    budget, scorer = Budget(limits), Scorer(problem)
+    budget, scorer = Budget(limits), Scorer(problem, limits)
     plans = list(candidates(problem, budget))
     outcome: Outcome = "no subset filled by speed holds all layers in any visiting order"
     if plans:
         outcome = min(plans, key=lambda stages: scorer.sort_key(evaluate(problem, stages)))
-    return finish(problem, "published", outcome, started=started, seed=seed, work=budget.work)
+    return finish(problem, "published", outcome, limits, started=started, seed=seed, work=budget.work)

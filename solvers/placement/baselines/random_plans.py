@@ -51,7 +51,7 @@ def sample(problem: DensePlacement, sizes: FloatArray, rng: np.random.Generator)
 def best_sample(problem: DensePlacement, budget: Budget, seed: int) -> Outcome:
     """Return the best of the samples under the objective."""
     rng = np.random.default_rng(seed)
-    scorer = Scorer(problem)
+    scorer = Scorer(problem, budget.limits)
     most = most_devices(problem)
     best: tuple[tuple[float, ...], tuple[StageRange, ...]] | None = None
     samples = 0
@@ -74,4 +74,4 @@ def solve(problem: DensePlacement, limits: Limits, seed: int = 0) -> Result[Plac
     started = time.perf_counter()
     budget = Budget(limits)
     outcome = best_sample(problem, budget, seed)
-    return finish(problem, "random", outcome, started=started, seed=seed, work=budget.work)
+    return finish(problem, "random", outcome, limits, started=started, seed=seed, work=budget.work)
