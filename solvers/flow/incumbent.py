@@ -84,6 +84,7 @@ class Incumbent:
             bound_kind=None if bound is None else self.bound_kind,
             options={} if self.single_layers is None else {"layers_on_one_node": self.single_layers},
             notes=tuple(self.notes),
+            proof="" if bound is None else _PROOFS.get(self.bound_kind, ""),
         )
         if self.solution is None:
             status = "infeasible" if reasons else "no_solution"
@@ -93,6 +94,17 @@ class Incumbent:
             return Result("optimal", self.solution, self.value, self.value, 0.0, report, terms=terms)
         gap = relative_gap(self.value, bound)
         return Result("feasible", self.solution, self.value, bound, gap, report, terms=terms)
+
+
+#: How a kind of bound is proven, in a sentence.
+_PROOFS = {
+    "configuration bound": "a configuration bound (no mix of nodes pays for a higher flow in every layer at once)",
+    "mixed-integer dual bound": "LP relaxation of the published model, branch and bound of HiGHS",
+    "links of the source and the sink": "what the links of the source and of the sink let through",
+    "branch and bound over placements": "branch and bound that met or ruled out every placement",
+    "regions alone and the links between them": "what regions serve alone and what the links between them let through",
+    "tokens·layers": "the tokens times layers of all nodes",
+}
 
 
 def _without_idle(incumbent: Incumbent, solution: FlowSolution) -> FlowSolution:
