@@ -91,7 +91,8 @@ def _box_prices(
     """Return work shares from box prices, and the better of `sum_bound` and their bound on makespan and padding."""
     goal, speed = problem.objective, float(problem.speed.sum())
     form = relaxed_form(problem, goal.makespan, goal.padding)
-    timed = goal.latency > 0.0 or goal.makespan > 0.0 or deadlines_count(problem)
+    # Without padding one form serves both: its prices are times, and times the weight of the makespan a bound on it.
+    timed = goal.latency > 0.0 or deadlines_count(problem) or (goal.makespan > 0.0 and goal.padding == 0.0)
     work = box_prices(relaxed_form(problem, speed, 0.0), effort) if timed else None
     total = -np.inf
     if work is not None:

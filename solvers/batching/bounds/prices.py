@@ -27,7 +27,7 @@ from gpuplan.solvers.batching.exact.additive import Additive
 #: List entries a sweep may look at: about 0.15 s on the finest grid.
 _ENTRIES: Final = 3.2e7
 #: From coarse to fine: share of the finest grid's levels, sweeps at least; more of them while they are cheap.
-_LADDER: Final = ((0.125, 16), (0.35, 8), (1.0, 5))
+_LADDER: Final = ((0.125, 16), (0.35, 8), (1.0, 4))
 _MOST_SWEEPS: Final = 150
 #: Batches beyond which lists are too long to keep.
 _LONGEST: Final = 512
@@ -69,7 +69,8 @@ def box_prices(form: Additive, effort: float = 1.0) -> Prices | None:
     best: Prices | None = None
     for share, fewest in _LADDER:
         grid = _grid(form, max(16, int(finest * share)))
-        sweeps = min(max(fewest, int(2.0 * effort * _ENTRIES / (grid.count.size * limit))), _MOST_SWEEPS)
+        worth = (2.0 if share == 1.0 else 1.0) * effort * _ENTRIES
+        sweeps = min(max(fewest, int(worth / (grid.count.size * limit))), _MOST_SWEEPS)
         start = _floor(form, grid)
         if surplus is not None:
             # What requests pay above the floor carries over: each cell starts with the mean of its requests'.
