@@ -77,11 +77,8 @@ def iteration_parameters(
     admission = admission_limit(
         requests.prompt_tokens, lengths, executor.kv_tokens, epsilon, footprint=footprint, most=_most(executor)
     )
-    limits = {
-        "executor": executor.max_batch,
-        "tpot": budget.most_sequences(executor.max_batch),
-        "kv": admission.limit,
-    }
+    most = executor.max_batch
+    limits = {"executor": most, "tpot": budget.most_sequences(most), "kv": admission.limit}
     _check_possible(limits, budget, epsilon)
     notes: list[str] = []
     n = _sustained(requests, lengths, budget, limits, notes)

@@ -105,19 +105,14 @@ def sequence_labels(
                     end = spot
                     while end < size and front[1, end] >= value:
                         end += 1
-                    if end == spot:
-                        if size + 1 >= front.shape[1]:
-                            return -1
-                        for i in range(size, spot, -1):
-                            front[0, i], front[1, i] = front[0, i - 1], front[1, i - 1]
-                            origin[0, i], origin[1, i] = origin[0, i - 1], origin[1, i - 1]
-                        size += 1
-                    elif end > spot + 1:
-                        gone = end - spot - 1
-                        for i in range(end, size):
-                            front[0, i - gone], front[1, i - gone] = front[0, i], front[1, i]
-                            origin[0, i - gone], origin[1, i - gone] = origin[0, i], origin[1, i]
-                        size -= gone
+                    if end == spot and size + 1 >= front.shape[1]:
+                        return -1
+                    shift = 1 - (end - spot)  # one label in, those it beats out
+                    for k in range(size - end):
+                        i = size - 1 - k if shift > 0 else end + k
+                        front[0, i + shift], front[1, i + shift] = front[0, i], front[1, i]
+                        origin[0, i + shift], origin[1, i + shift] = origin[0, i], origin[1, i]
+                    size += shift
                     front[0, spot], front[1, spot] = finish, value
                     origin[0, spot], origin[1, spot] = part, label
             part = (part - 1) & mask
