@@ -72,8 +72,7 @@ def iteration_parameters(
     """
     lengths = Lengths.of_points(requests.output_tokens) if lengths is None else lengths
     _check(requests, lengths, tpot_s, most_tokens)
-    mean = mean_context(requests, lengths)
-    budget = _Budget(time, executor, tpot_s, mean, context, most_tokens)
+    budget = _Budget(time, executor, tpot_s, mean_context(requests, lengths), context, most_tokens)
     admission = admission_limit(
         requests.prompt_tokens, lengths, executor.kv_tokens, epsilon, footprint=footprint, most=_most(executor)
     )

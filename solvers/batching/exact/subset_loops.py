@@ -73,9 +73,7 @@ def sequence_labels(
     """
     n = len(weights)
     clock[0], cost[0], batch[0], parent[0] = 0.0, 0.0, 0, -1
-    offset[0], offset[1] = 0, 1
-    count = 1
-    everything = len(took) - 1
+    offset[0], offset[1], count, everything = 0, 1, 1, len(took) - 1
     for mask in range(1, len(took)):
         size = 0  # labels in `front`: rows time and cost, sorted by time
         part = mask
