@@ -29,10 +29,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
+from gpuplan.errors import SolverUnavailableError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.external.worker import Event, Reply, kept_workers, worker_for
+from gpuplan.solvers.external.worker import Event, Reply, worker_for
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.goals import (
@@ -41,14 +41,12 @@ from gpuplan.solvers.placement.goals import (
     Goal,
     Stages,
     Step,
-    check_start,
     check_supported,
-    conclude,
     first_goal,
     make_blocks,
-    over_stage_counts,
+    refuse_counted_micro_batches,
     refuse_large,
-    solve_objective,
+    solve_goals,
 )
 from gpuplan.solvers.result import Report, Result
 
@@ -393,7 +391,7 @@ def solve(
     Returns
     -------
     Result
-        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as in `linear_forms.solve_form`.
+        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as in `linear_forms.LinearMethod`.
 
     Raises
     ------
@@ -404,27 +402,23 @@ def solve(
     """
     literals = _check(problem)
     refuse_memory("cp-sat", literals * BYTES_PER_LITERAL, limits)
-    start = check_start(problem, warm_start)
     budget = Budget(limits)
 
     def once(part: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
         return _minimise(part, goal, stages, hint, budget, seed)
 
-    def minimize(goal: Goal, hint: Stages | None) -> Step:
-        return over_stage_counts(problem, goal, hint, once)
+    def report() -> Report:
+        return Report(
+            "cp-sat",
+            seed=seed,
+            wall_time_s=budget.elapsed_s,
+            work=budget.work,
+            bound_kind="bound of CP-SAT, rounding included",
+            proof="clause learning and LP relaxation of the circuit form, CP-SAT, times rounded down to whole numbers",
+            options={"workers": limits.threads, "interleaved": limits.threads > 1},
+        )
 
-    with kept_workers():
-        answer = solve_objective(problem, minimize, start)
-    report = Report(
-        "cp-sat",
-        seed=seed,
-        wall_time_s=budget.elapsed_s,
-        work=budget.work,
-        bound_kind="bound of CP-SAT, rounding included",
-        proof="clause learning and LP relaxation of the circuit form by CP-SAT, times rounded down to whole numbers",
-        options={"workers": limits.threads, "interleaved": limits.threads > 1},
-    )
-    return conclude(problem, "cp-sat", answer, budget, report)
+    return solve_goals(problem, "cp-sat", once, budget, warm_start, report)
 
 
 def write_model(problem: DensePlacement, path: str | Path) -> None:
@@ -438,8 +432,7 @@ def write_model(problem: DensePlacement, path: str | Path) -> None:
         As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
     """
     _check(problem)
-    if problem.micro_batches == "stages":
-        raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
+    refuse_counted_micro_batches(problem)
     target = Path(path)
     if target.suffix not in (".pb", ".txt"):
         raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {target.name!r}")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gpuplan.errors import InputError, UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
+from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.baselines.common import (
     balanced_parts,
@@ -82,6 +83,8 @@ class Step:
 
 #: Minimises a goal, from a plan that keeps to it or from None.
 Minimize = Callable[[Goal, Stages | None], Step]
+#: The same for a problem whose M is a number, with as many stages as given or any (None).
+Once = Callable[[DensePlacement, Goal, int | None, Stages | None], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,7 @@ def over_stage_counts(
     problem: DensePlacement,
     goal: Goal,
     hint: Stages | None,
-    once: Callable[[DensePlacement, Goal, int | None, Stages | None], Step],
+    once: Once,
 ) -> Step:
     """Minimise a goal; where M is as many as the stages, once per number of stages."""
     if problem.micro_batches != "stages":
@@ -225,6 +228,37 @@ def over_stage_counts(
     bound = min(step.bound for step in steps)
     failures = [step.failure for step in steps if step.failure]
     return Step(best, bound, all(step.infeasible for step in steps), failures[0] if failures else "")
+
+
+def solve_goals(
+    problem: DensePlacement,
+    name: str,
+    once: Once,
+    budget: Budget,
+    warm_start: PlacementSolution | None,
+    report: Callable[[], Report],
+) -> Result[PlacementSolution]:
+    """Answer a problem by a method that minimises one goal, M a number, in a process of its own.
+
+    Parameters
+    ----------
+    problem, name
+        What is asked, and the method's name.
+    once
+        Minimises one goal; `budget` is what it may use.
+    warm_start
+        A plan to start from, or None.
+    report
+        Asked at the end how the answer was reached.
+    """
+    start = check_start(problem, warm_start)
+
+    def minimize(goal: Goal, hint: Stages | None) -> Step:
+        return over_stage_counts(problem, goal, hint, once)
+
+    with kept_workers():
+        answer = solve_objective(problem, minimize, start)
+    return conclude(problem, name, answer, budget, report())
 
 
 def solve_objective(problem: DensePlacement, minimize: Minimize, start: Stages | None = None) -> Answer:
@@ -352,6 +386,12 @@ def refuse_large(problem: DensePlacement, name: str, variables: int, most: int) 
             f"{name} takes models of up to {most:,} variables, {D} devices and {n} layers need up to {variables:,}; "
             "use --solver auto"
         )
+
+
+def refuse_counted_micro_batches(problem: DensePlacement) -> None:
+    """Refuse to write a model where M follows the number of stages."""
+    if problem.micro_batches == "stages":
+        raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
 
 
 def check_start(problem: DensePlacement, warm_start: PlacementSolution | None) -> Stages | None:

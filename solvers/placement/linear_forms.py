@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpuplan.errors import UnsupportedError
 from gpuplan.plans.placement_solution import PlacementSolution
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Builder, OutOfTimeError, Terms, times
 from gpuplan.solvers.external.isolated import LIBRARIES, LinearEngine, solve_isolated
 from gpuplan.solvers.external.linear import FloatArray, LinearModel, memory_estimate
-from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.goals import (
@@ -31,14 +30,12 @@ from gpuplan.solvers.placement.goals import (
     Goal,
     Stages,
     Step,
-    check_start,
     check_supported,
-    conclude,
     first_goal,
     make_blocks,
-    over_stage_counts,
+    refuse_counted_micro_batches,
     refuse_large,
-    solve_objective,
+    solve_goals,
 )
 from gpuplan.solvers.result import Report, Result
 
@@ -125,8 +122,27 @@ class LinearForm(abc.ABC):
         """Read the pipeline from the variables' values."""
 
     @abc.abstractmethod
+    def held(self, stages: Stages) -> list[int]:
+        """Return the variables of blocks and layers that are 1 in a plan; KeyError where the model has none."""
+
     def chosen(self, stages: Stages) -> list[int]:
         """Return the variables that are 1 in a plan; KeyError for a plan the model has no variables for."""
+        columns = self.held(stages)
+        columns += [self.z[a.device, b.device, b.start] for a, b in itertools.pairwise(stages)]
+        if self.r and len(stages) > 1:
+            columns.append(self.r[stages[-1].device, stages[0].device])
+        return columns
+
+    def make_hops(self) -> None:
+        """Make z[d,e,i], 1 where the cut at i hands over from d to e, and r[d,e], 1 where d is last and e first."""
+        add = self.builder.add
+        self.z = {key: add("z_{}_{}_{}".format(*key), 1.0) for key in self.blocks.links}
+        self.r = {key: add("r_{}_{}".format(*key), 1.0) for key in self.blocks.returns or ()}
+
+    def hop_seconds(self, timing: str) -> list[tuple[int, int, float]]:
+        """List (sending device, variable, time) of every hand-over and return hop."""
+        terms = [(k[0], z, self.blocks.link_s(timing, *k)) for k, z in self.z.items()]
+        return terms + [(k[0], r, self.blocks.return_s(timing, *k)) for k, r in self.r.items()]
 
     def cap_devices(self, used: Terms) -> None:
         """Add the device limit of the problem and that of an earlier step."""
@@ -194,7 +210,7 @@ def _scale(blocks: Blocks, goal: Goal) -> float:
 
 @dataclass(slots=True)
 class _Run:
-    """One call of `solve_form`: the form, the engine, the budget, and what went wrong or was done."""
+    """One call of `LinearMethod.solve`: the form, the engine, the budget, and what went wrong or was done."""
 
     name: str
     form: type[LinearForm]
@@ -226,7 +242,7 @@ class _Run:
             threads=self.budget.limits.threads,
             seed=self.seed,
             cancel=self.budget.limits.cancel,
-            on_progress=lambda value, bound: self._report(form, value, bound),
+            on_progress=lambda value, bound: self._told(form, value, bound),
         )
         self.finished = self.finished and answer.status in ("optimal", "infeasible")
         if answer.status == "infeasible":
@@ -236,97 +252,96 @@ class _Run:
             plan = None  # holds within the engine's tolerances only
         return Step(plan, answer.bound / form.scale, failure=answer.note if answer.status == "failed" else "")
 
-    def _report(self, form: LinearForm, value: float | None, bound: float) -> None:
+    def report(self) -> Report:
+        """Return how the answer was reached."""
+        finished = "finished" if self.finished else "stopped early"
+        library = LIBRARIES[self.engine]
+        return Report(
+            self.name,
+            seed=self.seed,
+            wall_time_s=self.budget.elapsed_s,
+            work=self.budget.work,
+            bound_kind=f"dual bound of {library}",
+            proof=f"LP relaxation of the {self.form.title} form, branch and bound of {library} {finished}",
+            options={"engine": self.engine, "threads": self.budget.limits.threads},
+        )
+
+    def _told(self, form: LinearForm, value: float | None, bound: float) -> None:
         known = None if math.isinf(bound) else bound / form.scale
         self.budget.report(self.name, None if value is None else value / form.scale, known)
 
 
-def _check(name: str, form: type[LinearForm], most: int, problem: DensePlacement) -> Size:
-    """Refuse what the form does not take; return how large it may become."""
-    check_supported(problem, name)
-    size = form.size(problem)
-    refuse_large(problem, name, size.variables, most)
-    return size
+@dataclass(frozen=True, slots=True)
+class LinearMethod:
+    """A linear form as a solver: its name, its model, and the variables it takes at most."""
 
+    name: str
+    form: type[LinearForm]
+    most: int
 
-def solve_form(
-    name: str,
-    form: type[LinearForm],
-    most: int,
-    problem: DensePlacement,
-    limits: Limits,
-    seed: int,
-    engine: Engine,
-    warm_start: PlacementSolution | None,
-) -> Result[PlacementSolution]:
-    """Solve a placement as a linear model.
+    def solve(
+        self,
+        problem: DensePlacement,
+        limits: Limits,
+        seed: int = 0,
+        *,
+        engine: Engine = "highs",
+        warm_start: PlacementSolution | None = None,
+    ) -> Result[PlacementSolution]:
+        """Solve a placement as a linear model.
 
-    Parameters
-    ----------
-    name, form, most
-        The method, its model, and the variables it takes at most.
-    problem
-        Objectives latency, bottleneck, efficiency, cost, balanced; no front.
-    limits
-        Time, hard, is shared by the steps of an objective; threads of the engine; a cancel is seen at once.
-    seed
-        Seed of CBC; HiGHS runs with its fixed default.
-    engine
-        ``highs`` or ``cbc``.
-    warm_start
-        A plan the engine starts from; never left for a worse one.
+        Parameters
+        ----------
+        problem
+            Objectives latency, bottleneck, efficiency, cost, balanced; no front.
+        limits
+            Time, hard, is shared by the steps of an objective; threads of the engine; a cancel is seen at once.
+        seed
+            Seed of CBC; HiGHS runs with its fixed default.
+        engine
+            ``highs`` or ``cbc``.
+        warm_start
+            A plan the engine starts from; never left for a worse one.
 
-    Returns
-    -------
-    Result
-        ``optimal`` when plan and bound agree within 1e-6, ``feasible`` with the bound and gap so far, ``infeasible``
-        (proven by the engine, checked), ``no_solution`` at a limit or where the engine failed (`report.failure`).
+        Returns
+        -------
+        Result
+            ``optimal`` when plan and bound agree within 1e-6, ``feasible`` with the bound and gap so far,
+            ``infeasible`` (proven by the engine, checked), ``no_solution`` at a limit or where the engine failed
+            (`report.failure`).
 
-    Raises
-    ------
-    UnsupportedError
-        Other objectives, fronts, models of too many variables or, by estimate, too much memory.
-    SolverUnavailableError
-        PuLP or the engine is not installed.
-    """
-    size = _check(name, form, most, problem)
-    full_name = name if engine == "highs" else f"{name}-{engine}"
-    refuse_memory(full_name, memory_estimate(size.variables, size.rows, size.entries), limits)
-    start = check_start(problem, warm_start)
-    budget = Budget(limits)
-    run = _Run(full_name, form, engine, budget, seed)
+        Raises
+        ------
+        UnsupportedError
+            Other objectives, fronts, models of too many variables or, by estimate, too much memory.
+        SolverUnavailableError
+            PuLP or the engine is not installed.
+        """
+        size = self._size(problem)
+        name = self.name if engine == "highs" else f"{self.name}-{engine}"
+        refuse_memory(name, memory_estimate(size.variables, size.rows, size.entries), limits)
+        run = _Run(name, self.form, engine, Budget(limits), seed)
+        return solve_goals(problem, name, run.minimise, run.budget, warm_start, run.report)
 
-    def minimize(goal: Goal, hint: Stages | None) -> Step:
-        return over_stage_counts(problem, goal, hint, run.minimise)
+    def write_model(self, problem: DensePlacement, path: str | Path) -> None:
+        """Write the model as ``.lp`` or ``.mps`` (of a pair and of balanced: its first step).
 
-    with kept_workers():
-        answer = solve_objective(problem, minimize, start)
-    finished = "finished" if run.finished else "stopped early"
-    report = Report(
-        full_name,
-        seed=seed,
-        wall_time_s=budget.elapsed_s,
-        work=budget.work,
-        bound_kind=f"dual bound of {LIBRARIES[engine]}",
-        proof=f"LP relaxation of the {form.title} form, branch and bound of {LIBRARIES[engine]} {finished}",
-        options={"engine": engine, "threads": limits.threads},
-    )
-    return conclude(problem, full_name, answer, budget, report)
+        Raises
+        ------
+        UsageError
+            Another suffix, or a place that cannot be written.
+        UnsupportedError
+            As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
+        """
+        from gpuplan.solvers.external.pulp_models import write_linear
 
+        self._size(problem)
+        refuse_counted_micro_batches(problem)
+        write_linear(self.form(make_blocks(problem), first_goal(problem), None).linear, path)
 
-def write_form(name: str, form: type[LinearForm], most: int, problem: DensePlacement, path: str | Path) -> None:
-    """Write the model as ``.lp`` or ``.mps`` (of a pair and of balanced: its first step).
-
-    Raises
-    ------
-    UsageError
-        Another suffix, or a place that cannot be written.
-    UnsupportedError
-        As in `solve_form`, and for micro-batches that follow the stages (there is one model per number of stages).
-    """
-    from gpuplan.solvers.external.pulp_models import write_linear
-
-    _check(name, form, most, problem)
-    if problem.micro_batches == "stages":
-        raise UnsupportedError("one model has one number of micro-batches; give --micro-batches a number to write it")
-    write_linear(form(make_blocks(problem), first_goal(problem), None).linear, path)
+    def _size(self, problem: DensePlacement) -> Size:
+        """Refuse what the form does not take; return how large it may become."""
+        check_supported(problem, self.name)
+        size = self.form.size(problem)
+        refuse_large(problem, self.name, size.variables, self.most)
+        return size

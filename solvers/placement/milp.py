@@ -18,18 +18,14 @@ refused.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from gpuplan.plans.placement_solution import PlacementSolution, StageRange
+from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
-from gpuplan.solvers.limits import Limits
 from gpuplan.solvers.placement.goals import Stages
-from gpuplan.solvers.placement.linear_forms import Engine, LinearForm, Size, solve_form, write_form
-from gpuplan.solvers.result import Result
+from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
 
 MAX_VARIABLES = 150_000
 
@@ -51,8 +47,7 @@ class BlockForm(LinearForm):
         """Make y, z and r."""
         add = self.builder.add
         self.y = {key: add("y_{}_{}_{}".format(*key), 1.0, integer=True) for key in self.blocks.blocks}
-        self.z = {key: add("z_{}_{}_{}".format(*key), 1.0) for key in self.blocks.links}
-        self.r = {key: add("r_{}_{}".format(*key), 1.0) for key in self.blocks.returns or ()}
+        self.make_hops()
 
     def make_rows(self, stages: int | None) -> None:
         """Add (1) to (5)."""
@@ -94,8 +89,7 @@ class BlockForm(LinearForm):
         """List (sending device, variable, time) of everything that takes time."""
         blocks = self.blocks
         terms = [(k[0], y, blocks.block_s(timing, *k)) for k, y in self.y.items()]
-        terms += [(k[0], z, blocks.link_s(timing, *k)) for k, z in self.z.items()]
-        return terms + [(k[0], r, blocks.return_s(timing, *k)) for k, r in self.r.items()]
+        return terms + self.hop_seconds(timing)
 
     def price(self) -> Terms:
         """Return the price of each used device."""
@@ -110,13 +104,9 @@ class BlockForm(LinearForm):
         chosen = sorted((i, j, d) for (d, i, j), y in self.y.items() if values[y] > 0.5)
         return tuple(StageRange(d, i, j) for i, j, d in chosen)
 
-    def chosen(self, stages: Stages) -> list[int]:
-        """Return the variables that are 1 in a plan."""
-        columns = [self.y[s.device, s.start, s.stop] for s in stages]
-        columns += [self.z[a.device, b.device, b.start] for a, b in itertools.pairwise(stages)]
-        if self.r and len(stages) > 1:
-            columns.append(self.r[stages[-1].device, stages[0].device])
-        return columns
+    def held(self, stages: Stages) -> list[int]:
+        """Return the variables of a plan's blocks that are 1."""
+        return [self.y[s.device, s.start, s.stop] for s in stages]
 
 
 def _group(variables: dict[Any, int], key: Callable[[Any], Any]) -> dict[Any, list[int]]:
@@ -126,18 +116,6 @@ def _group(variables: dict[Any, int], key: Callable[[Any], Any]) -> dict[Any, li
     return groups
 
 
-def solve(
-    problem: DensePlacement,
-    limits: Limits,
-    seed: int = 0,
-    *,
-    engine: Engine = "highs",
-    warm_start: PlacementSolution | None = None,
-) -> Result[PlacementSolution]:
-    """Solve the block/link model; parameters, result and errors as in `linear_forms.solve_form`."""
-    return solve_form("milp-blocks", BlockForm, MAX_VARIABLES, problem, limits, seed, engine, warm_start)
-
-
-def write_model(problem: DensePlacement, path: str | Path) -> None:
-    """Write the model as ``.lp`` or ``.mps``; see `linear_forms.write_form`."""
-    write_form("milp-blocks", BlockForm, MAX_VARIABLES, problem, path)
+_METHOD = LinearMethod("milp-blocks", BlockForm, MAX_VARIABLES)
+solve = _METHOD.solve
+write_model = _METHOD.write_model

@@ -18,16 +18,13 @@ Objectives as in `milp`. Far fewer variables than the block form where layers ar
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
-from gpuplan.plans.placement_solution import PlacementSolution, StageRange
+from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
-from gpuplan.solvers.limits import Limits
 from gpuplan.solvers.placement.baselines.common import layer_bytes, room_bytes
 from gpuplan.solvers.placement.goals import Stages
-from gpuplan.solvers.placement.linear_forms import Engine, LinearForm, Size, solve_form, write_form
-from gpuplan.solvers.result import Result
+from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
 
 MAX_VARIABLES = 150_000
 
@@ -52,8 +49,7 @@ class LayerForm(LinearForm):
         self.x = {key: add("x_{}_{}".format(*key), 1.0, integer=True) for key in held}
         self.s = {key: add("s_{}_{}".format(*key), 1.0) for key in held}
         self.u = {d: add(f"u_{d}", 1.0) for d in range(D)}
-        self.z = {key: add("z_{}_{}_{}".format(*key), 1.0) for key in self.blocks.links}
-        self.r = {key: add("r_{}_{}".format(*key), 1.0) for key in self.blocks.returns or ()}
+        self.make_hops()
         whole = [d for d in range(D) if problem.single_stage_saving_bytes and all((i, d) in self.x for i in range(n))]
         self.w = {d: add(f"w_{d}", 1.0) for d in whole}
 
@@ -137,8 +133,7 @@ class LayerForm(LinearForm):
         """List (sending device, variable, time) of everything that takes time."""
         blocks = self.blocks
         terms = [(d, x, blocks.block_s(timing, d, i, i + 1)) for (i, d), x in self.x.items()]
-        terms += [(k[0], z, blocks.link_s(timing, *k)) for k, z in self.z.items()]
-        return terms + [(k[0], r, blocks.return_s(timing, *k)) for k, r in self.r.items()]
+        return terms + self.hop_seconds(timing)
 
     def price(self) -> Terms:
         """Return the price of each used device."""
@@ -157,30 +152,15 @@ class LayerForm(LinearForm):
             found.append(StageRange(device, layers[0], layers[-1] + 1))
         return tuple(found)
 
-    def chosen(self, stages: Stages) -> list[int]:
-        """Return the variables that are 1 in a plan."""
+    def held(self, stages: Stages) -> list[int]:
+        """Return the variables of a plan's blocks that are 1."""
         columns = [self.x[layer, s.device] for s in stages for layer in range(s.start, s.stop)]
         columns += [self.s[s.start, s.device] for s in stages] + [self.u[s.device] for s in stages]
-        columns += [self.z[a.device, b.device, b.start] for a, b in itertools.pairwise(stages)]
         if len(stages) == 1 and stages[0].device in self.w:
             columns.append(self.w[stages[0].device])
-        if self.r and len(stages) > 1:
-            columns.append(self.r[stages[-1].device, stages[0].device])
         return columns
 
 
-def solve(
-    problem: DensePlacement,
-    limits: Limits,
-    seed: int = 0,
-    *,
-    engine: Engine = "highs",
-    warm_start: PlacementSolution | None = None,
-) -> Result[PlacementSolution]:
-    """Solve the layer model; parameters, result and errors as in `linear_forms.solve_form`."""
-    return solve_form("milp-layers", LayerForm, MAX_VARIABLES, problem, limits, seed, engine, warm_start)
-
-
-def write_model(problem: DensePlacement, path: str | Path) -> None:
-    """Write the model as ``.lp`` or ``.mps``; see `linear_forms.write_form`."""
-    write_form("milp-layers", LayerForm, MAX_VARIABLES, problem, path)
+_METHOD = LinearMethod("milp-layers", LayerForm, MAX_VARIABLES)
+solve = _METHOD.solve
+write_model = _METHOD.write_model
