@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.build import PlacementProblem
-from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.search import Found, as_pair, goal_of
 from gpuplan.solvers.placement.groups.units import UnitProblem, unit_problem
 from gpuplan.solvers.result import Result, Value
 
-if TYPE_CHECKING:
-    from gpuplan.solvers.registry import SolverEntry
-
-
 _HOW = "one size at a time"
 
 
-def best_degree(
-    problem: PlacementProblem,
-    segments: Segments,
-    degrees: tuple[int, ...],
-    entry: SolverEntry,
-    budget: Budget,
-    seed: int,
-    *,
-    chosen: bool = False,
-) -> Found:
+def best_degree(asked: Asked, *, chosen: bool = False) -> Found:
     """Solve the problem of every degree by one solver and return the best plan, with the least of the bounds.
 
     With `chosen` the groups are those of `unit_problem`, of many possible ones: then no bound and no proof is known.
     """
-    if goal_of(problem).name == "balanced" and len(degrees) > 1:
+    degrees = asked.degrees
+    if goal_of(asked.problem).name == "balanced" and len(degrees) > 1:
         raise UnsupportedError(
-            f"solver {entry.name} measures the objective balanced against the best plans of one degree, and"
+            f"solver {asked.entry.name} measures the objective balanced against the best plans of one degree, and"
             f" {len(degrees)} were asked for; ask for one, or for another objective"
         )
     answers: list[Found] = []
     for left, degree in zip(range(len(degrees), 0, -1), degrees, strict=True):
-        units = unit_problem(problem, segments, degree, chosen=chosen)
+        units = unit_problem(asked.problem, asked.segments, degree, chosen=chosen)
         if units is not None:
-            answers.append(_solve(problem, units, entry, _share(budget, left), budget, seed))
+            answers.append(_solve(asked, units, _share(asked.budget, left)))
     found = merged(answers)
     return _unproven(found) if chosen else found
 
@@ -81,19 +68,18 @@ def _share(budget: Budget, left: int) -> Limits:
     return dataclasses.replace(limits, time_limit_s=seconds, work_limit=work)
 
 
-def _solve(
-    problem: PlacementProblem, units: UnitProblem, entry: SolverEntry, limits: Limits, budget: Budget, seed: int
-) -> Found:
+def _solve(asked: Asked, units: UnitProblem, limits: Limits) -> Found:
     from gpuplan.solvers.placement.dense import solve_dense
 
+    entry = asked.entry
     throughput = units.dense.objective.name == "bottleneck"
     entry.check(units.dense)
     if entry.engine is None:
-        result = entry.solver()(units.dense, limits, seed)
+        result = entry.solver()(units.dense, limits, asked.seed)
     else:
-        result = solve_dense(units.dense, limits, seed, engine=entry.engine, latency_second=throughput)  # type: ignore[arg-type]
-    budget.spend(result.report.work)
-    return _found(problem, units, result)
+        result = solve_dense(units.dense, limits, asked.seed, engine=asked.engine, latency_second=throughput)
+    asked.budget.spend(result.report.work)
+    return _found(asked.problem, units, result)
 
 
 def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Found:  # type: ignore[type-arg]

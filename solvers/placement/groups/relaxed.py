@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from gpuplan.profiles.problems.best_case import best_cases, whole_islands
-from gpuplan.profiles.problems.build import PlacementProblem
-from gpuplan.profiles.problems.segments import Segments
-from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.quotient import QuotientSession
 from gpuplan.solvers.placement.groups.search import Found, GroupSession, clipped, goal_of, run_method
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import group_worth
-from gpuplan.solvers.placement.query import EngineName
 
 
-def bound_by_best_cases(
-    problem: PlacementProblem, segments: Segments, degrees: tuple[int, ...], budget: Budget, engine: EngineName
-) -> Found:
+def bound_by_best_cases(asked: Asked) -> Found:
     """Return what best-case groups prove: a bound without a plan, or that no plan exists."""
+    problem, segments, budget = asked.problem, asked.segments, asked.budget
     goal = goal_of(problem)
-    modes = best_cases(problem, segments, degrees)
+    modes = best_cases(problem, segments, asked.degrees)
     whole = whole_islands(segments)
     tables = mode_tables(problem, modes, shared_segments(whole, modes))
     repeats = len(set(segments.leaders.tolist())) < len(segments.islands)
     session: GroupSession
     if repeats and len(segments.islands) > 2:
-        session = QuotientSession(tables, whole, modes, engine, budget)
+        session = QuotientSession(tables, whole, modes, asked.engine, budget)
     else:
-        session = GroupSession(tables, engine, budget, Settings(budget.limits.threads))
+        session = GroupSession(tables, asked.engine, budget, Settings(budget.limits.threads))
     if goal.name == "balanced":  # measured against the best plans themselves, which best cases do not know
         return Found("no_solution")
     outcome = run_method(session, goal.name)

@@ -8,19 +8,19 @@ from typing import Any
 
 from gpuplan.plans.placement_solution import GroupStage
 from gpuplan.profiles.problems.build import PlacementProblem
-from gpuplan.profiles.problems.groups import GroupModes, group_modes, of_one_degree, words_of
+from gpuplan.profiles.problems.groups import GroupModes
 from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.profiles.problems.segments import Segments
-from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement import small, small_bottleneck
 from gpuplan.solvers.placement.core import Core, CoreOutcome, Query
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
+from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.bottleneck import minimise_group_bottleneck
-from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
+from gpuplan.solvers.placement.groups.tables import all_modes, mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import Goal, group_terms, group_worth, name_devices
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import Answer, EngineName, Session
+from gpuplan.solvers.placement.query import Answer, Session
 from gpuplan.solvers.placement.tables import ClassPath
 from gpuplan.solvers.result import Status, Value, relative_gap
 
@@ -111,19 +111,21 @@ def goal_of(problem: PlacementProblem) -> Goal:
     return Goal(objective.name, objective.latency_weight, objective.devices_weight)
 
 
-def search_modes(
-    problem: PlacementProblem, segments: Segments, degrees: tuple[int, ...], budget: Budget, engine: EngineName
-) -> Found:
+def search_modes(asked: Asked) -> Found:
     """Search over all groups of every composition; exact where the engine is."""
-    modes = group_modes(problem, segments, words_of(segments, degrees))
+    modes = all_modes(asked.problem, asked.segments, asked.degrees)
     if not len(modes.words):
         return Found("infeasible", how="no group")
-    if not problem.uneven_tensor_parallel:
-        modes = of_one_degree(modes)
-    tables = mode_tables(problem, modes, shared_segments(segments, modes))
-    session = GroupSession(tables, engine, budget, Settings(budget.limits.threads))
-    outcome = run_method(session, goal_of(problem).name)
-    return state(problem, segments, modes, session, outcome)
+    tables = mode_tables(asked.problem, modes, shared_segments(asked.segments, modes))
+    return answered(
+        asked, modes, GroupSession(tables, asked.engine, asked.budget, Settings(asked.budget.limits.threads))
+    )
+
+
+def answered(asked: Asked, modes: GroupModes, session: Session) -> Found:
+    """Return what a session over modes finds for the problem's objective."""
+    outcome = run_method(session, goal_of(asked.problem).name)
+    return state(asked.problem, asked.segments, modes, session, outcome)
 
 
 def run_method(session: Session, name: str) -> Outcome:

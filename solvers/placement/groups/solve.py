@@ -17,6 +17,7 @@ from gpuplan.profiles.problems.segments import Segments, find_segments
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement.core import bits_of
 from gpuplan.solvers.placement.effort import KEY_BITS
+from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
@@ -58,17 +59,23 @@ def solve_groups(
     Result
         Its plan holds `GroupStage`; status, bound and gap cover all degrees asked for.
     """
+    asked, notes = _asked(problem, entry, limits, seed)
+    if not asked.degrees:
+        found = Found("infeasible")
+    else:
+        found = _by_other_solver(asked) if entry.engine is None else _by_engine(asked)
+    result = _result(asked, restated(problem, found))
+    return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*notes, *result.report.notes)))
+
+
+def _asked(
+    problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int
+) -> tuple[Asked, tuple[str, ...]]:  # fmt: skip
+    """Return the question in full, and what is left out of it; its clock starts here."""
     budget = Budget(limits)
     segments = find_segments(problem)
     degrees, notes = _degrees(problem, segments)
-    if not degrees:
-        found = Found("infeasible")
-    elif entry.engine is None:
-        found = _by_other_solver(problem, segments, degrees, entry, budget, seed)
-    else:
-        found = _by_engine(problem, segments, degrees, entry, budget, seed)
-    result = _result(problem, segments, degrees, entry, budget, seed, restated(problem, found))
-    return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*notes, *result.report.notes)))
+    return Asked(problem, segments, degrees, entry, budget, seed), notes
 
 
 def _degrees(problem: PlacementProblem, segments: Segments) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -95,65 +102,45 @@ def _has_times(problem: PlacementProblem, device: Device, degree: int) -> bool:
     return True
 
 
-def _by_other_solver(
-    problem: PlacementProblem,
-    segments: Segments,
-    degrees: tuple[int, ...],
-    entry: SolverEntry,
-    budget: Budget,
-    seed: int,
-) -> Found:
-    if problem.uneven_tensor_parallel and len(degrees) > 1:
+def _by_other_solver(asked: Asked) -> Found:
+    if not asked.one_size:
         raise UnsupportedError(
-            f"solver {entry.name} plans stages of one size; leave uneven tensor parallelism out,"
+            f"solver {asked.entry.name} plans stages of one size; leave uneven tensor parallelism out,"
             " or use auto, dp or labels"
         )
-    return best_degree(problem, segments, degrees, entry, budget, seed)
+    return best_degree(asked)
 
 
-def _by_engine(
-    problem: PlacementProblem,
-    segments: Segments,
-    degrees: tuple[int, ...],
-    entry: SolverEntry,
-    budget: Budget,
-    seed: int,
-) -> Found:
+def _by_engine(asked: Asked) -> Found:
     """Pick the method by the structure of the problem alone."""
-    uniform = len(degrees) == 1 or not problem.uneven_tensor_parallel
+    segments, degrees = asked.segments, asked.degrees
     if fits_quotient(segments, degrees):
-        found = search_quotient(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
-        if found.status in ("optimal", "infeasible") or not fits_modes(segments, degrees) or budget.exhausted():
+        found = search_quotient(asked)
+        if found.status in ("optimal", "infeasible") or not fits_modes(segments, degrees) or asked.budget.exhausted():
             return found
         # Runs that were not packed leave a gap that the search island by island may close.
-        return closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
+        return closer(found, search_modes(asked))
     if fits_modes(segments, degrees):
-        return search_modes(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
-    if uniform and segments.all_alike:
-        return best_degree(problem, segments, degrees, entry, budget, seed)
-    return _by_neighbours(problem, segments, degrees, entry, budget, seed)
+        return search_modes(asked)
+    if asked.one_size and segments.all_alike:
+        return best_degree(asked)
+    return _by_neighbours(asked)
 
 
-def _by_neighbours(
-    problem: PlacementProblem,
-    segments: Segments,
-    degrees: tuple[int, ...],
-    entry: SolverEntry,
-    budget: Budget,
-    seed: int,
-) -> Found:
+def _by_neighbours(asked: Asked) -> Found:
     """Plan over groups of neighbours; bound by all modes where islands are of alike devices, else by best cases."""
-    if goal_of(problem).name == "balanced" and len(degrees) > 1:
+    segments, degrees = asked.segments, asked.degrees
+    if goal_of(asked.problem).name == "balanced" and len(degrees) > 1:
         raise UnsupportedError(_TOO_MANY)
     bound = Found("no_solution")
     if not segments.all_alike:
-        bound = bound_by_best_cases(problem, segments, degrees, budget, entry.engine)  # type: ignore[arg-type]
+        bound = bound_by_best_cases(asked)
         if bound.status == "infeasible":
             return bound
-    found = best_degree(problem, segments, degrees, entry, budget, seed, chosen=True)
+    found = best_degree(asked, chosen=True)
     if segments.all_alike and count_modes(segments, degrees) <= MOST_QUOTIENT_MODES:
         # Sizes may differ: the bound is that of all modes together.
-        return closer(found, search_modes(problem, segments, degrees, budget, entry.engine))  # type: ignore[arg-type]
+        return closer(found, search_modes(asked))
     return with_bound(found, bound)
 
 
@@ -161,17 +148,16 @@ def front_of_groups(
     problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int = 0
 ) -> Result[PlacementFront]:
     """Return all non-dominated (latency, bottleneck, devices); its points hold `GroupStage`."""
-    budget = Budget(limits)
     if not entry.front:
         raise UnsupportedError(f"solver {entry.name} gives one plan, not a front; use auto, dp or labels")
-    segments = find_segments(problem)
-    degrees, notes = _degrees(problem, segments)
+    asked, notes = _asked(problem, entry, limits, seed)
+    segments, degrees, budget = asked.segments, asked.degrees, asked.budget
     infeasible = not degrees
     front, proven = PlacementFront(()), False
     if degrees:
         if not fits_modes(segments, degrees):
             raise UnsupportedError(_TOO_MANY)
-        front, proven, infeasible = GroupFront(problem, segments, degrees, budget, entry.engine).run()  # type: ignore[arg-type]
+        front, proven, infeasible = GroupFront(problem, segments, degrees, budget, asked.engine).run()
     report = Report(entry.name, seed, budget.elapsed_s, budget.work, notes=notes)
     if front.points:
         return Result("optimal" if proven else "feasible", front, None, None, 0.0 if proven else None, report)
@@ -192,36 +178,29 @@ def fits_modes(segments: Segments, degrees: Sequence[int]) -> bool:
     return count_modes(segments, degrees) <= MOST_MODES and sum(bits_of(segments.counts)) <= KEY_BITS
 
 
-def _result(
-    problem: PlacementProblem,
-    segments: Segments,
-    degrees: tuple[int, ...],
-    entry: SolverEntry,
-    budget: Budget,
-    seed: int,
-    found: Found,
-) -> Result[PlacementSolution]:
-    limits = budget.limits
+def _result(asked: Asked, found: Found) -> Result[PlacementSolution]:
+    entry, budget, limits = asked.entry, asked.budget, asked.budget.limits
     options: dict[str, Any] = {
         "time_limit_s": limits.time_limit_s,
         "work_limit": limits.work_limit,
         "threads": limits.threads,
     }
-    notes = (_note(problem, segments, degrees, found),) if degrees else ()
+    notes = (_note(asked, found),) if asked.degrees else ()
     kind = found.bound_kind
     if kind is None and entry.engine is not None and (found.bound is not None or found.status == "infeasible"):
         kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
     proof = "" if kind is None else f"{found.how}, {budget.work:,} labels, the least bound of all sizes of groups"
-    report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, options, notes, proof)
+    report = Report(entry.name, asked.seed, budget.elapsed_s, budget.work, kind, options, notes, proof)
     if found.stages is None:
-        why = reasons(problem, segments, degrees) if found.status == "infeasible" else found.reasons
+        why = reasons(asked.problem, asked.segments, asked.degrees) if found.status == "infeasible" else found.reasons
         return Result(found.status, None, None, None, None, report, reasons=why)
     plan = PlacementSolution(found.stages)  # type: ignore[arg-type]
     return Result(found.status, plan, found.value, found.bound, found.gap, report, dict(found.terms or {}))
 
 
-def _note(problem: PlacementProblem, segments: Segments, degrees: Sequence[int], found: Found) -> str:
-    shape = "stages of any of these sizes" if problem.uneven_tensor_parallel else "one size for all stages of a plan"
+def _note(asked: Asked, found: Found) -> str:
+    segments, degrees = asked.segments, asked.degrees
+    shape = "stages of any of these sizes" if asked.uneven else "one size for all stages of a plan"
     several = f"{', '.join(map(str, degrees))} devices a stage, {shape}"
     islands, kinds = len(segments.islands), len(segments.devices)
     place = "1 island" if islands == 1 else f"{islands} islands"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gpuplan.profiles.problems.build import PlacementProblem, micro_batches_of, must_hold_of
-from gpuplan.profiles.problems.groups import GroupModes
+from gpuplan.profiles.problems.groups import GroupModes, group_modes, of_one_degree, words_of
 from gpuplan.profiles.problems.objectives import dense_objective
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.modes import Modes
 from gpuplan.solvers.placement.tables import ClassTables, ClassTiming, last_marked, prefix_sums
+
+
+def all_modes(problem: PlacementProblem, segments: Segments, degrees: Sequence[int]) -> GroupModes:
+    """Return every group of some degrees; with no way from one degree to another where stages share theirs."""
+    modes = group_modes(problem, segments, words_of(segments, degrees))
+    return modes if problem.uneven_tensor_parallel or not len(modes.words) else of_one_degree(modes)
 
 
 def mode_problem(problem: PlacementProblem, modes: GroupModes) -> DensePlacement:
