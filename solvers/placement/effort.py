@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Bits of a search key; the sign bit serves, too, since keys are only told apart and sorted.
+#: Bits of one word of a search key; the sign bit serves, too, since keys are only told apart and sorted.
 KEY_BITS = 64
+#: Bits of the widest keys, of several words, that end a search exactly.
+WIDE_BITS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ class Settings:
 
     ladder
         Efforts to climb, or None to choose by the size of the core.
-    key_bits
-        Widest key; cores that need more are reduced.
+    key_bits, wide_bits
+        Widest key of a core that is searched at once; widest key of what is left of a reduced one.
+    word_bits
+        Bits of one word of a key.
     joint_steps
         Subgradient steps on all plans together, or None to choose by the size of the core.
     trace
@@ -69,3 +73,5 @@ class Settings:
     key_bits: int = KEY_BITS
     joint_steps: int | None = None
     trace: Trace = field(default_factory=Trace, compare=False)
+    wide_bits: int = WIDE_BITS
+    word_bits: int = KEY_BITS

@@ -368,7 +368,7 @@ def subgradient(
 
 
 class Labels(NamedTuple):
-    """Labels of one level sorted by key; starts[g] is the first of the g-th group of equal keys.
+    """Labels of one level sorted by key (shape (W, rows)); starts[g] is the first of the g-th group of equal keys.
 
     A label's vector lies in ``pool[offset:offset + hi − lo]``, positions lo..hi−1.
     """
@@ -383,16 +383,19 @@ class Labels(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """What a key counts: what is used of every resource.
+    """What a key of W words counts: what is used of every resource, each in one word.
 
-    A stage on e takes use[:, e] of the resources, added[e] on the key. Rows of `held` beyond the resources are budgets
-    on what is used.
+    A stage on e takes use[:, e] of the resources (none outside first[e]..stop[e]−1), added[:, e] on the key. Rows of
+    `held` beyond the resources are budgets on what is used.
     """
 
+    word: Ints
     shift: Ints
     mask: Ints
     capacity: Ints
     use: Ints
+    first: Ints
+    stop: Ints
     added: Ints
     home: Ints
     ahead: Ints
@@ -445,7 +448,7 @@ def _may_open(e: int, used: Ints, counters: Counters) -> bool:
     if ahead >= 0 and used[counters.home[e]] == 0 and used[ahead] == 0:
         return False
     fits = True
-    for r in range(resources):
+    for r in range(counters.first[e], counters.stop[e]):
         if used[r] + use[r, e] > counters.capacity[r]:
             fits = False
     for m in range(resources, len(counters.limits)):
@@ -561,7 +564,9 @@ def _keep(
     tables: Tables,
     prices: Prices,
     e: int,
-    key: int,
+    keys: Ints,
+    parent: int,
+    added: Ints,
     left: float,
     earliest: int,
     step: float,
@@ -569,7 +574,7 @@ def _keep(
     row: Floats,
     made: Made,
 ) -> None:
-    """Write the label of a stage on e where its bound is at most the cut; a better plan lowers the cut."""
+    """Write the label of a stage on e behind key `parent` where its bound is at most the cut, which a plan lowers."""
     n = len(row) - 1
     spare = left - prices.price[e]
     plain, best, most, entry = prices.plain_rest[e], prices.best_rest[e], cut[0], tables.entry[e]
@@ -594,7 +599,9 @@ def _keep(
         worth = complete - step * (1.0 - 1e-6) if step > 0.0 else complete - 1e-11 * abs(complete)
         cut[0] = min(most, worth)
     at, cells = made.filled[0], made.filled[1]
-    made.keys[at], made.last[at], made.offset[at] = key, e, cells
+    for w in range(len(keys)):
+        made.keys[w, at] = keys[w, parent] + added[w, e]
+    made.last[at], made.offset[at] = e, cells
     made.lo[at], made.hi[at] = first, stop
     made.bound[at], made.final[at] = least, complete
     for j in range(first, stop):
@@ -604,10 +611,10 @@ def _keep(
 
 
 @njit(cache=True, nogil=True, fastmath=FLAGS, inline="always")
-def _read_key(key: int, counters: Counters, used: Ints, open_to: Bools, out: Floats) -> bool:
+def _read_key(keys: Ints, row: int, counters: Counters, used: Ints, open_to: Bools, out: Floats) -> bool:
     """Write what a key says is used, which classes may follow, and clear their rows; return whether any may."""
     for r in range(len(used)):
-        used[r] = (key >> counters.shift[r]) & counters.mask[r]
+        used[r] = (keys[counters.word[r], row] >> counters.shift[r]) & counters.mask[r]
     any_open = False
     for e in range(len(open_to)):
         open_to[e] = _may_open(e, used, counters)
@@ -641,10 +648,10 @@ def expand(
     used = np.empty(len(counters.capacity), np.int64)
     open_to = np.empty(num, np.bool_)
     for g in range(from_group, to_group):
-        if made.filled[0] + num > len(made.keys) or made.filled[1] + num * (n + 1) > len(made.pool):
+        if made.filled[0] + num > len(made.last) or made.filled[1] + num * (n + 1) > len(made.pool):
             return g
-        key = labels.keys[labels.starts[g]]
-        if not _read_key(key, counters, used, open_to, out):
+        parent = labels.starts[g]
+        if not _read_key(labels.keys, parent, counters, used, open_to, out):
             continue
         left = prices.slack
         for r in range(len(used)):
@@ -657,7 +664,8 @@ def expand(
                 _offer(tables, labels.last[r], labels.lo[r] + 1, end, closed, open_to, out)
         for e in range(num):
             if open_to[e]:
-                _keep(tables, prices, e, key + counters.added[e], left, earliest, step, cut, out[e], made)
+                row = out[e]
+                _keep(tables, prices, e, labels.keys, parent, counters.added, left, earliest, step, cut, row, made)
     return to_group
 
 

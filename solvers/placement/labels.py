@@ -18,6 +18,7 @@ from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement import kernels
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, bits_of
+from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.lagrangian import Relaxation
 from gpuplan.solvers.placement.tables import ClassPath
 
@@ -28,7 +29,11 @@ MOST_CELLS = 64_000_000
 
 
 class Level(NamedTuple):
-    """Labels of one stage count sorted by key; vector r is pool[offset[r] : offset[r] + hi[r] − lo[r]]."""
+    """Labels of one stage count sorted by key (W words); vector r is pool[offset[r] : offset[r] + hi[r] − lo[r]].
+
+    keys
+        Shape (W, rows), contiguous.
+    """
 
     keys: IntArray
     last: IntArray
@@ -42,7 +47,7 @@ class Level(NamedTuple):
     def take(self, rows: IntArray) -> Level:
         """Return some of the labels, in the order given, on the same pool."""
         return Level(
-            self.keys[rows],
+            np.take(self.keys, rows, axis=1),
             self.last[rows],
             self.offset[rows],
             self.lo[rows],
@@ -68,15 +73,45 @@ class Found:
     dropped: float
 
 
-def key_layout(core: Core) -> tuple[IntArray, IntArray]:
-    """Return the shift and mask of each resource's counter in a key."""
-    bits = np.array(bits_of(core.capacity), dtype=np.int64)
-    shift = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.int64)
-    return shift, (np.int64(1) << bits) - 1
+@dataclass(frozen=True, slots=True)
+class KeyLayout:
+    """Where each resource's counter stands in a key: word, shift and mask, shape (R,) each."""
+
+    word: IntArray
+    shift: IntArray
+    mask: IntArray
+
+    def added(self, use: IntArray) -> IntArray:
+        """Return what a stage on each class adds to a key, shape (W, C); use[r, c] of resource r."""
+        words = int(self.word.max()) + 1
+        moved = use << self.shift[:, None]
+        return np.stack([moved[self.word == w].sum(axis=0) for w in range(words)])
+
+
+def key_layout(core: Core, word_bits: int = KEY_BITS) -> KeyLayout:
+    """Lay the counters out word by word; no counter stands in two.
+
+    Unless it alone is wider, no word holds more than `word_bits` bits.
+    """
+    bits = bits_of(core.capacity)
+    word, shift = np.zeros((2, len(bits)), dtype=np.int64)
+    at = filled = 0
+    for r, width in enumerate(bits):
+        if filled and filled + width > word_bits:
+            at, filled = at + 1, 0
+        word[r], shift[r] = at, filled
+        filled += width
+    return KeyLayout(word, shift, (np.int64(1) << np.array(bits, dtype=np.int64)) - 1)
 
 
 def search(
-    relaxation: Relaxation, upper: float, width: int | None, budget: Budget, threads: int = 1, lower: float = -math.inf
+    relaxation: Relaxation,
+    upper: float,
+    width: int | None,
+    budget: Budget,
+    threads: int = 1,
+    lower: float = -math.inf,
+    word_bits: int = KEY_BITS,
 ) -> Found:
     """Search the plans of a relaxation's first group for one better than `upper`.
 
@@ -90,21 +125,29 @@ def search(
         Labels kept per level, or None for all.
     lower
         A proven lower bound: reaching it ends the search.
+    word_bits
+        Bits of one word of a key; a key has as many words as it takes.
     """
-    return _Search(relaxation, upper, width, budget, threads, lower).run()
+    return _Search(relaxation, upper, width, budget, threads, lower, word_bits).run()
 
 
 class _Search:
     def __init__(
-        self, relaxation: Relaxation, upper: float, width: int | None, budget: Budget, threads: int, lower: float
+        self,
+        relaxation: Relaxation,
+        upper: float,
+        width: int | None,
+        budget: Budget,
+        threads: int,
+        lower: float,
+        word_bits: int,
     ) -> None:
         self.relaxation = relaxation
         self.core = relaxation.arrays.core
         self.width, self.budget, self.threads, self.lower = width, budget, threads, lower
-        self.shift, self.mask = key_layout(self.core)
+        self.layout = key_layout(self.core, word_bits)
         self.modes = self.core.resources
-        # What a stage on each class adds to a key.
-        self.added = (self.modes.use << self.shift[:, None]).sum(axis=0)
+        self.added = self.layout.added(self.modes.use)
         self.unit_price = np.ascontiguousarray(relaxation.best_multipliers @ relaxation.arrays.held)
         self.best = upper
         self.cut = cut_below(self.core, upper, relaxation)
@@ -121,7 +164,7 @@ class _Search:
         """Build level after level until none is left."""
         level = self._first_level()
         for count in range(1, self.core.max_stages + 1):
-            if len(level.keys) == 0:
+            if len(level.last) == 0:
                 break
             self.levels.append(level)
             self._note_best(level, count)
@@ -134,12 +177,16 @@ class _Search:
 
     def _kernel_arguments(self) -> tuple[kernels.Tables, kernels.Counters, kernels.Prices]:
         relaxation, modes = self.relaxation, self.modes
-        arrays = relaxation.arrays
+        arrays, layout = relaxation.arrays, self.layout
+        taken = modes.use > 0
         counters = kernels.Counters(
-            self.shift,
-            self.mask,
+            layout.word,
+            layout.shift,
+            layout.mask,
             modes.capacity,
             modes.use,
+            np.where(taken.any(axis=0), taken.argmax(axis=0), len(taken)),
+            np.where(taken.any(axis=0), len(taken) - taken[::-1].argmax(axis=0), 0),
             self.added,
             modes.home,
             modes.ahead,
@@ -161,8 +208,8 @@ class _Search:
         if core.weights is not None:
             classes = classes[core.weights[classes] <= core.limit]
         classes = classes[core.counts[classes] > 0]
-        keys = self.added[classes]
-        order = np.argsort(keys, kind="stable")
+        keys = np.take(self.added, classes, axis=1)
+        order = _key_order(keys)
         num = len(classes)
         zeros = np.zeros(num, dtype=np.int64)
         level = Level(
@@ -192,9 +239,9 @@ class _Search:
         if not complete:
             # A limit: what was made so far is covered by the bounds of its parents; only a plan in it matters.
             self.dropped = min(self.dropped, float(level.bound.min()))
-            best = int(np.argmin(made.final)) if len(made.keys) else 0
-            return made.take(np.arange(best, min(best + 1, len(made.keys))))
-        rows = np.arange(len(made.keys))
+            best = int(np.argmin(made.final)) if len(made.last) else 0
+            return made.take(np.arange(best, min(best + 1, len(made.last))))
+        rows = np.arange(len(made.last))
         if self.width is not None and len(rows) > self.width:
             ranked = np.argsort(made.bound, kind="stable")
             rows = ranked[: self.width]
@@ -203,7 +250,7 @@ class _Search:
             if made.final[best] < self.best and best not in rows:
                 rows = np.append(rows, best)
         rows = _sorted_by_key(made, rows)
-        kept = _compact(made, rows) if len(rows) < len(made.keys) else made.take(rows)
+        kept = _compact(made, rows) if len(rows) < len(made.last) else made.take(rows)
         self.cells += len(kept.pool)
         return kept
 
@@ -211,14 +258,14 @@ class _Search:
         """Extend every group of a level, in calls short enough to look at the limits; False when one was reached."""
         core = self.core
         num, n = core.num_classes, core.num_layers
-        starts = np.flatnonzero(np.concatenate([[True], level.keys[1:] != level.keys[:-1], [True]])).astype(np.int64)
+        starts = _group_starts(level.keys)
         groups = len(starts) - 1
         per_call = max(1, int(CALL_WORK / (num * num * n * (1 if core.cap is None else 6))))
         if self.threads > 1 and groups > 2 * per_call:
             return self._expand_threaded(level, starts, per_call)
         # Untouched memory costs nothing, so the output is as large as it may become.
         cells = min(groups * num * (n + 1), max(self.most_cells - self.cells, 0) + num * (n + 1))
-        output = _Output(groups * num, cells)
+        output = _Output(len(self.added), groups * num, cells)
         cut = np.array([self.cut])
         at = 0
         while at < groups and not self.budget.exhausted():
@@ -237,7 +284,7 @@ class _Search:
 
         def extend(begin: int) -> Level:
             end = min(groups, begin + per_call)
-            output = _Output((end - begin) * num, (end - begin) * num * (n + 1))
+            output = _Output(len(self.added), (end - begin) * num, (end - begin) * num * (n + 1))
             output.fill(self, level, starts, begin, end, np.array([self.cut]))
             return output.level()
 
@@ -249,9 +296,9 @@ class _Search:
                 for part in pool.map(extend, range(wave, after, per_call)):
                     parts.append(part)
                     made += len(part.pool)
-                    self.budget.spend(len(part.keys))
+                    self.budget.spend(len(part.last))
                 wave = after
-        return _join(parts) if parts else _Output(0, 0).level(), wave >= groups
+        return _join(parts) if parts else _Output(len(self.added), 0, 0).level(), wave >= groups
 
     def _trace(self, count: int, row: int) -> ClassPath:
         """Walk back from a complete label, recomputing each minimum."""
@@ -264,12 +311,12 @@ class _Search:
             path.append((c, start, stop))
             if depth == 0:
                 break
-            key = (level.keys[row : row + 1] - self.added[c])[0]  # as arrays, which wrap around the sign bit
+            key = level.keys[:, row] - self.added[:, c]  # as arrays, which wrap around the sign bit
             level = self.levels[depth - 1]
-            begin, end = np.searchsorted(level.keys, key, "left"), np.searchsorted(level.keys, key, "right")
+            begin, end = _rows_of(level.keys, key)
             stop, after = start, c
-            arrivals = [self._arrival(level, r, stop, c) for r in range(int(begin), int(end))]
-            row = int(begin) + int(np.argmin(arrivals))
+            arrivals = [self._arrival(level, r, stop, c) for r in range(begin, end)]
+            row = begin + int(np.argmin(arrivals))
         return tuple(reversed(path))
 
     def _start(self, level: Level, row: int, stop: int, after: int) -> tuple[float, int]:
@@ -303,10 +350,11 @@ def _most_cells(budget: Budget) -> int:
 
 
 class _Output:
-    """Columns and pool that a kernel writes new labels into."""
+    """Columns and pool that a kernel writes new labels into; keys of some words."""
 
-    def __init__(self, rows: int, cells: int) -> None:
-        self.ints = np.empty((5, rows), dtype=np.int64)
+    def __init__(self, words: int, rows: int, cells: int) -> None:
+        self.keys = np.empty((words, rows), dtype=np.int64)
+        self.ints = np.empty((4, rows), dtype=np.int64)
         self.floats = np.empty((2, rows))
         self.pool = np.empty(cells)
         self.filled = np.zeros(2, dtype=np.int64)
@@ -318,15 +366,16 @@ class _Output:
 
     def level(self) -> Level:
         """Return the labels written, in the order they were made."""
-        key, last, offset, lo, hi = (column[: self.rows] for column in self.ints)
+        last, offset, lo, hi = (column[: self.rows] for column in self.ints)
         bound, final = (column[: self.rows] for column in self.floats)
-        return Level(key, last, offset, lo, hi, bound, final, self.pool[: int(self.filled[1])])
+        keys = self.keys[:, : self.rows]
+        return Level(keys, last, offset, lo, hi, bound, final, self.pool[: int(self.filled[1])])
 
     def fill(self, search: _Search, level: Level, starts: IntArray, begin: int, end: int, cut: FloatArray) -> int:
         """Extend groups begin..end−1; return the first group not done for lack of space."""
         labels = kernels.Labels(level.keys, starts, level.last, level.offset, level.lo, level.hi, level.pool)
-        key, last, offset, lo, hi = self.ints
-        made = kernels.Made(key, last, offset, lo, hi, self.floats[0], self.floats[1], self.pool, self.filled)
+        last, offset, lo, hi = self.ints
+        made = kernels.Made(self.keys, last, offset, lo, hi, self.floats[0], self.floats[1], self.pool, self.filled)
         tables, counters, prices = search.kernel_arguments
         return int(kernels.expand(labels, begin, end, tables, counters, prices, search.core.step, cut, made))
 
@@ -348,13 +397,38 @@ def _join(parts: list[Level]) -> Level:
         return parts[0]
     shift = np.cumsum([0] + [len(part.pool) for part in parts[:-1]])
     moved = [part._replace(offset=part.offset + begin) for part, begin in zip(parts, shift, strict=True)]
-    return Level._make(np.concatenate(columns) for columns in zip(*moved, strict=True))
+    keys = np.concatenate([part.keys for part in moved], axis=1)
+    columns = list(zip(*moved, strict=True))[1:]
+    return Level(keys, *(np.concatenate(column) for column in columns))
 
 
 def _sorted_by_key(level: Level, rows: IntArray) -> IntArray:
     """Sort labels by key. Those of one class were made in key order, so by class first they are a few sorted runs."""
     rows = rows[np.argsort(level.last[rows].astype(np.int16), kind="stable")]
-    return rows[np.argsort(level.keys[rows], kind="stable")]
+    return np.asarray(rows[_key_order(np.take(level.keys, rows, axis=1))])
+
+
+def _key_order(keys: IntArray) -> IntArray:
+    """Return the stable order of keys, the first word counting first."""
+    return np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys[::-1])
+
+
+def _group_starts(keys: IntArray) -> IntArray:
+    """Return the first row of every group of equal keys, and the number of rows."""
+    changes = keys[0, 1:] != keys[0, :-1]
+    for word in keys[1:]:
+        changes |= word[1:] != word[:-1]
+    return np.flatnonzero(np.concatenate([[True], changes, [True]])).astype(np.int64)
+
+
+def _rows_of(keys: IntArray, key: IntArray) -> tuple[int, int]:
+    """Return the first row of a key among sorted ones, and the row behind its last."""
+    begin, end = 0, keys.shape[1]
+    for word, wanted in zip(keys, key, strict=True):
+        part = word[begin:end]
+        left, right = np.searchsorted(part, wanted, "left"), np.searchsorted(part, wanted, "right")
+        begin, end = begin + int(left), begin + int(right)
+    return begin, end
 
 
 def _compact(level: Level, rows: IntArray) -> Level:

@@ -224,7 +224,10 @@ class LadderSearch:
         bound = relaxation.lower
         if self.settled(bound) or effort.width == 0 or self.found_any():
             return bound
-        found = search(relaxation, self.best, effort.width, self.budget, self.settings.threads, bound)
+        settings = self.settings
+        found = search(
+            relaxation, self.best, effort.width, self.budget, settings.threads, bound, settings.word_bits
+        )
         self.offer(found.value, found.path)
         return max(bound, found.dropped)
 
