@@ -87,12 +87,11 @@ def run_batching(problem: BatchingProblem, solver: str, search: SearchOptions, o
     """Run a batching solver with the limits of the command line, Ctrl-C as its ``cancel``, progress on a terminal."""
     from gpuplan.cli.interrupt import Interrupt
     from gpuplan.cli.progress import SearchProgress
-    from gpuplan.cli.solving import Search
+    from gpuplan.cli.solving import Search, search_limits
     from gpuplan.solvers.batching.solve import solve_batching
-    from gpuplan.solvers.limits import Limits
 
     with Interrupt() as interrupt, SearchProgress("batching", seconds=True) as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress, search.memory_limit)
+        limits = search_limits(search, interrupt, progress)
         result = solve_batching(problem, solver=solver, limits=limits, seed=search.seed, **options)
     return Search(result, interrupted=interrupt.requested, options=search)
 

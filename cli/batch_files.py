@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions
-from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.cli.output import Output, to_json, write_text
 from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,16 +29,13 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
     """Solve a batching-problem file and print the solution with its certificate."""
     from gpuplan.cli.batch import run_batching
     from gpuplan.cli.batch_view import batches_table
-    from gpuplan.cli.certificate import certificate
-    from gpuplan.cli.solving import show_notes, write_stats
+    from gpuplan.cli.solved import open_output, print_solution
     from gpuplan.plans.batch_solution_io import batching_solution_to_dict
     from gpuplan.profiles.problems.batching_io import batching_to_dict, load_batching_problem
     from gpuplan.profiles.requests import time_warnings
     from gpuplan.solvers.batching.registry import find_batching
 
-    output = Output(data=output_path is None or form == "json")
-    for target in (output_path, search.stats, search.write_model):
-        check_writable(target)
+    output = open_output(output_path, search, form)
     if search.warm_start is not None:
         raise UsageError("--warm-start: batching problems take none")
     if search.solver != "auto":
@@ -50,18 +46,15 @@ def solve_file(path: str, output_path: Path | None, search: SearchOptions, form:
     if search.write_model is not None:
         write_text(search.write_model, to_json(batching_to_dict(problem)))
     run = run_batching(problem, search.solver, search, {})
-    show_notes(run, output)
-    write_stats(search.stats, run, "solve")
-    document = batching_solution_to_dict(run.result, problem)
-    if run.result.plan is None:
-        output.document(document)
-        return run.exit_code()
-    if output_path is not None:
-        write_text(output_path, to_json(document))
-    output.document(document)
-    line = certificate(run.result, "latency", what="solution", stopped=run.stopped)
-    output.show(batches_table(problem, run.result.plan), "", line)
-    return ExitCode.DONE
+    return print_solution(
+        run,
+        batching_solution_to_dict(run.result, problem),
+        output_path,
+        output,
+        search.stats,
+        lambda: [batches_table(problem, run.result.require_plan())],
+        objective="latency",
+    )
 
 
 def compare_requests(
@@ -90,20 +83,15 @@ def compare_requests(
 def _run(problem: Any, names: Sequence[str] | None, search: SearchOptions) -> list[BatchingRow]:
     from gpuplan.cli.interrupt import Interrupt
     from gpuplan.cli.progress import SearchProgress
+    from gpuplan.cli.solving import search_limits
     from gpuplan.solvers.batching.compare import compare_batching
-    from gpuplan.solvers.limits import Limits, Progress
+    from gpuplan.solvers.limits import Progress
 
     with Interrupt("the methods finished so far") as interrupt, SearchProgress("comparing", seconds=True) as progress:
         return compare_batching(
             problem,
             names,
-            limits=Limits(
-                search.time_limit,
-                search.work_limit,
-                search.threads,
-                interrupt,
-                memory_limit_bytes=search.memory_limit,
-            ),
+            limits=search_limits(search, interrupt),
             seed=search.seed,
             on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),
         )

@@ -121,22 +121,16 @@ def _compare_flow(
         return None
     from gpuplan.cli.interrupt import Interrupt
     from gpuplan.cli.progress import SearchProgress
+    from gpuplan.cli.solving import search_limits
     from gpuplan.profiles.problems.flow_io import load_flow_problem
     from gpuplan.solvers.flow.compare import compare_flow
-    from gpuplan.solvers.limits import Limits, Progress
+    from gpuplan.solvers.limits import Progress
 
     problem = load_flow_problem(words[0])
     with Interrupt("the solvers finished so far") as interrupt, SearchProgress("comparing") as progress:
-        limits = Limits(
-            search.time_limit,
-            search.work_limit,
-            search.threads,
-            interrupt,
-            memory_limit_bytes=search.memory_limit,
-        )
         return compare_flow(
             problem,
-            limits,
+            search_limits(search, interrupt),
             search.seed,
             names,
             on_row=lambda row: progress(Progress(f"{row.name} is done", None, None)),

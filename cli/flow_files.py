@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions
-from gpuplan.cli.output import Output, check_writable, to_json, write_text
+from gpuplan.cli.output import to_json, write_text
 from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,32 +40,27 @@ def solve_file(
     path: str, output_path: Path | None, search: SearchOptions, form: str, asked: FlowLimits = FlowLimits()
 ) -> int:
     """Solve a flow-problem file and print the solution with its certificate."""
-    from gpuplan.cli.certificate import certificate
-    from gpuplan.cli.solving import show_notes, write_stats
+    from gpuplan.cli.solved import open_output, print_solution
     from gpuplan.plans.flow_solution import flow_solution_to_dict
     from gpuplan.profiles.problems.flow_io import load_flow_problem
 
-    output = Output(data=output_path is None or form == "json")
-    for target in (output_path, search.stats, search.write_model):
-        check_writable(target)
+    output = open_output(output_path, search, form)
     if search.warm_start is not None:
         raise UsageError("--warm-start: flow problems take none")
     problem = asked.applied(load_flow_problem(path))
     if search.write_model is not None:
         _write_model(problem, search.write_model)
     run = _run(problem, search, asked)
-    show_notes(run, output)
-    write_stats(search.stats, run, "solve")
-    document = flow_solution_to_dict(run.result, problem)
-    if run.result.plan is None:
-        output.document(document)
-        return run.exit_code()
-    if output_path is not None:
-        write_text(output_path, to_json(document))
-    output.document(document)
-    line = certificate(run.result, "flow", what="placement", stopped=run.stopped)
-    output.show(placement_table(problem, run.result.plan), "", line)
-    return ExitCode.DONE
+    return print_solution(
+        run,
+        flow_solution_to_dict(run.result, problem),
+        output_path,
+        output,
+        search.stats,
+        lambda: [placement_table(problem, run.result.require_plan())],
+        objective="flow",
+        what="placement",
+    )
 
 
 def _write_model(problem: FlowProblem, path: str) -> None:
@@ -87,16 +81,14 @@ def _write_model(problem: FlowProblem, path: str) -> None:
 def _run(problem: FlowProblem, search: SearchOptions, asked: FlowLimits) -> Search:
     from gpuplan.cli.interrupt import Interrupt
     from gpuplan.cli.progress import SearchProgress
-    from gpuplan.cli.solving import Search
+    from gpuplan.cli.solving import Search, search_limits
     from gpuplan.solvers.flow import solve_flow
-    from gpuplan.solvers.limits import Limits
 
     with Interrupt() as interrupt, SearchProgress("placing") as progress:
-        limits = Limits(search.time_limit, search.work_limit, search.threads, interrupt, progress, search.memory_limit)
         result = solve_flow(
             problem,
             solver=search.solver,
-            limits=limits,
+            limits=search_limits(search, interrupt, progress),
             seed=search.seed,
             max_single_share=asked.max_single_share,
         )

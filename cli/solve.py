@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpuplan.cli.errors import ExitCode
 from gpuplan.cli.options import SearchOptions, format_option, output_option, search_options
-from gpuplan.cli.output import Output, check_writable, to_json, write_text
 from gpuplan.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpuplan.cli.solving import Search
-    from gpuplan.plans.placement_solution import StageRange
+    from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
     from gpuplan.profiles.problems.placement import DensePlacement
 
 
@@ -46,7 +43,9 @@ def solve_command(
     from gpuplan.cli import batch_files, flow_files
     from gpuplan.cli.inputs import check_solver
     from gpuplan.cli.problem_files import write_problem
-    from gpuplan.cli.solving import run_search, show_notes, write_stats
+    from gpuplan.cli.solved import open_output, print_solution
+    from gpuplan.cli.solving import run_search
+    from gpuplan.plans import solution_to_dict
     from gpuplan.profiles import load_problem
     from gpuplan.solvers import solve
 
@@ -58,24 +57,22 @@ def solve_command(
         raise UsageError("--max-hops and --max-single-share are for flow problems (gpuplan/flow-problem/1)")
     if kind == batch_files.PROBLEM:
         return batch_files.solve_file(problem_file, output_path, search, form)
-    output = Output(data=output_path is None or form == "json")
-    for path in (output_path, search.stats, search.write_model):
-        check_writable(path)
+    output = open_output(output_path, search, form)
     check_solver(search)
     problem = load_problem(problem_file)
     if search.write_model is not None:
         write_problem(problem, search.write_model, search.solver)
     run = run_search(solve, problem, search, problem.objective.name, **_warm_start(search, problem))
-    show_notes(run, output)
-    write_stats(search.stats, run, "solve")
-    if run.result.plan is None:
-        return _without_plan(run, problem, output)
-    document = _document(run, problem)
-    if output_path is not None:
-        write_text(output_path, to_json(document))
-    output.document(document)
-    output.show(*_view(run, problem))
-    return ExitCode.DONE
+    return print_solution(
+        run,
+        solution_to_dict(run.result, problem),
+        output_path,
+        output,
+        search.stats,
+        lambda: [_table(problem, run.result.require_plan())],
+        objective="latency" if problem.front else problem.objective.name,
+        what="front" if problem.front else "solution",
+    )
 
 
 def _warm_start(search: SearchOptions, problem: DensePlacement) -> dict[str, Any]:
@@ -84,28 +81,13 @@ def _warm_start(search: SearchOptions, problem: DensePlacement) -> dict[str, Any
     return {} if search.warm_start is None else {"warm_start": read_warm_start_stages(search.warm_start, problem)}
 
 
-def _document(run: Search, problem: DensePlacement) -> dict[str, Any]:
-    from gpuplan.plans import solution_to_dict
-
-    return solution_to_dict(run.result, problem)
-
-
-def _without_plan(run: Search, problem: DensePlacement, output: Output) -> int:
-    output.document(_document(run, problem))
-    return run.exit_code()
-
-
-def _view(run: Search, problem: DensePlacement) -> list[Any]:
-    from gpuplan.cli.certificate import certificate
+def _table(problem: DensePlacement, plan: PlacementSolution | PlacementFront) -> Table:
     from gpuplan.cli.front_view import front_table
     from gpuplan.plans.placement_solution import PlacementFront
 
-    plan = run.result.require_plan()
     if isinstance(plan, PlacementFront):
-        table = front_table(plan, problem.device_names)
-        return [table, "", certificate(run.result, "latency", what="front", stopped=run.stopped)]
-    table = dense_table(problem, plan.stages)
-    return [table, "", certificate(run.result, problem.objective.name, what="solution", stopped=run.stopped)]
+        return front_table(plan, problem.device_names)
+    return dense_table(problem, plan.stages)
 
 
 def dense_table(problem: DensePlacement, stages: tuple[StageRange, ...]) -> Table:

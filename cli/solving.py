@@ -14,6 +14,7 @@ from gpuplan.cli.output import Output, to_json, write_text
 from gpuplan.cli.progress import SearchProgress
 
 if TYPE_CHECKING:
+    from gpuplan.solvers.limits import Limits, Progress
     from gpuplan.solvers.result import Result
 
 
@@ -81,6 +82,19 @@ def run_search(
             **more,
         )
     return Search(result, interrupted=interrupt.requested, options=options)
+
+
+def search_limits(
+    options: SearchOptions,
+    cancel: Callable[[], bool] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Limits:
+    """Return the limits of the command line as solvers take them."""
+    from gpuplan.solvers.limits import Limits
+
+    return Limits(
+        options.time_limit, options.work_limit, options.threads, cancel, on_progress, options.memory_limit
+    )  # fmt: skip
 
 
 def failure_document(result: Result[Any]) -> dict[str, Any]:
