@@ -9,19 +9,31 @@ from typing import Any
 
 from gpuplan.plans.files import read_document
 from gpuplan.plans.validation import check_document
-from gpuplan.plans.verify.findings import Ledger, agree, show
+from gpuplan.plans.verify.findings import Ledger, Verification, agree, show
+
+#: A solution: its document, or the path of its file.
+Answer = Mapping[str, Any] | str | os.PathLike[str]
 
 
-def read_answer(
-    solution: Mapping[str, Any] | str | os.PathLike[str],
+def verify_answer(
+    solution: Answer,
     schema: str,
-    check: Callable[..., None] = check_document,
-) -> Mapping[str, Any]:
-    """Return the document of a solution, or of its file, once `check` found that it follows `schema`."""
+    check: Callable[[Ledger, Mapping[str, Any]], None],
+    *,
+    keys: Sequence[str] = (),
+    follows: Callable[..., None] = check_document,
+) -> Verification:
+    """Read a solution and check its plan, where it has one with all of `keys`.
+
+    `check` adds what does not hold; `follows` is asked first whether the document follows `schema` (InputError).
+    """
     source = None if isinstance(solution, Mapping) else os.fspath(solution)
     document = solution if isinstance(solution, Mapping) else read_document(solution)
-    check(document, schema, source=source)
-    return document
+    follows(document, schema, source=source)
+    ledger = Ledger()
+    if holds_plan(ledger, document, keys):
+        check(ledger, document)
+    return ledger.verdict()
 
 
 def holds_plan(ledger: Ledger, document: Mapping[str, Any], keys: Sequence[str] = ()) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpuplan.errors import InputError
 from gpuplan.plans.batch_checks import check_batches_document
 from gpuplan.plans.canonical import digest
-from gpuplan.plans.verify.answers import check_single_bound, holds_plan, read_answer
+from gpuplan.plans.verify.answers import Answer, check_single_bound, verify_answer
 from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, show
 
 if TYPE_CHECKING:
@@ -34,17 +34,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def verify_batching_solution(
-    solution: Mapping[str, Any] | str | os.PathLike[str], problem: BatchingProblem
-) -> Verification:
-    """Recompute a `gpuplan/batching-solution/1` document.
-
-    Parameters
-    ----------
-    solution
-        The document, or the path of its file.
-    problem
-        The problem it claims to answer.
+def verify_batching_solution(solution: Answer, problem: BatchingProblem) -> Verification:
+    """Recompute a `gpuplan/batching-solution/1` document, or its file, against the problem it claims to answer.
 
     Returns
     -------
@@ -59,13 +50,14 @@ def verify_batching_solution(
     InputError
         The document does not follow its schema.
     """
-    document = read_answer(solution, SOLUTION_SCHEMA, check_batches_document)
-    ledger = Ledger()
-    if holds_plan(ledger, document, ("objective", "batches", "unmet")):
+
+    def check(ledger: Ledger, document: Mapping[str, Any]) -> None:
         run = _check_batches(ledger, document["batches"], problem)
         if run is not None:
             _check_answer(ledger, document, document["unmet"], run, problem, "$")
-    return ledger.verdict()
+
+    keys = ("objective", "batches", "unmet")
+    return verify_answer(solution, SOLUTION_SCHEMA, check, keys=keys, follows=check_batches_document)
 
 
 def verify_batch_plan(

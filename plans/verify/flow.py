@@ -7,12 +7,11 @@ are a maximum flow, one search that finds no augmenting path proves it.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from gpuplan.plans.verify.answers import check_single_bound, holds_plan, read_answer
+from gpuplan.plans.verify.answers import Answer, check_single_bound, verify_answer
 from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, Verification, agree, show
 
 if TYPE_CHECKING:
@@ -30,15 +29,8 @@ Spans = Mapping[str, tuple[int, int]]
 Arcs = dict[tuple[str, str], float]
 
 
-def verify_flow_solution(solution: Mapping[str, Any] | str | os.PathLike[str], problem: FlowProblem) -> Verification:
-    """Recompute a `gpuplan/flow-solution/1` document.
-
-    Parameters
-    ----------
-    solution
-        The document, or the path of its file.
-    problem
-        The problem it claims to answer.
+def verify_flow_solution(solution: Answer, problem: FlowProblem) -> Verification:
+    """Recompute a `gpuplan/flow-solution/1` document, or its file, against the problem it claims to answer.
 
     Returns
     -------
@@ -53,11 +45,8 @@ def verify_flow_solution(solution: Mapping[str, Any] | str | os.PathLike[str], p
     InputError
         The document does not follow its schema.
     """
-    document = read_answer(solution, SCHEMA)
-    ledger = Ledger()
-    if holds_plan(ledger, document, ("objective", "placement", "flows")):
-        _check(ledger, document, problem)
-    return ledger.verdict()
+    keys = ("objective", "placement", "flows")
+    return verify_answer(solution, SCHEMA, lambda ledger, document: _check(ledger, document, problem), keys=keys)
 
 
 def _check(ledger: Ledger, document: Mapping[str, Any], problem: FlowProblem) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuplan.plans.verify.answers import holds_plan, read_answer
+from gpuplan.plans.verify.answers import Answer, verify_answer
 from gpuplan.plans.verify.certificate import Goal, PlanValues, check_certificate
 from gpuplan.plans.verify.findings import MEMORY_TOLERANCE, Ledger, Verification, show
 
@@ -23,15 +22,8 @@ SCHEMA = "gpuplan/placement-solution/1"
 DOMINANCE = 1 + 1e-9
 
 
-def verify_solution(solution: Mapping[str, Any] | str | os.PathLike[str], problem: DensePlacement) -> Verification:
-    """Recompute a `gpuplan/placement-solution/1` document.
-
-    Parameters
-    ----------
-    solution
-        The document, or the path of its file.
-    problem
-        The problem it claims to answer.
+def verify_solution(solution: Answer, problem: DensePlacement) -> Verification:
+    """Recompute a `gpuplan/placement-solution/1` document, or its file, against the problem it claims to answer.
 
     Returns
     -------
@@ -44,12 +36,8 @@ def verify_solution(solution: Mapping[str, Any] | str | os.PathLike[str], proble
     InputError
         The document does not follow its schema.
     """
-    document = read_answer(solution, SCHEMA)
-    ledger = Ledger()
-    if holds_plan(ledger, document):
-        check = _check_front if problem.front else _check_single
-        check(ledger, document, problem)
-    return ledger.verdict()
+    check = _check_front if problem.front else _check_single
+    return verify_answer(solution, SCHEMA, lambda ledger, document: check(ledger, document, problem))
 
 
 def _check_single(ledger: Ledger, document: Mapping[str, Any], problem: DensePlacement) -> None:
