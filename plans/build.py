@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from gpuplan.plans.device_map import (
     TopologyRef,
     WorkloadPoint,
 )
-from gpuplan.plans.stage_times import AnyStage, StageTimes, seconds_by_origin
+from gpuplan.plans.stage_times import AnyStage, StageTimes, Ways, seconds_by_origin
 from gpuplan.profiles import model_to_dict, stage_memory
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.objectives import dense_objective
@@ -68,28 +68,56 @@ def build_device_map(problem: PlacementProblem, stages: Sequence[AnyStage], outc
     DeviceMap
         With its inputs embedded. Memory is stated, not checked: that is `verify`'s work.
     """
-    workload = _workload(problem, len(stages))
-    times = StageTimes(problem, stages)
-    layer_times = [times.layers(k, workload) for k in range(len(stages))]
-    built = tuple(_stage(times, k, workload, layer_times[k]) for k in range(len(stages)))
+    figures = pipeline_figures(problem, stages)
     model, topology = model_to_dict(problem.model), topology_to_dict(problem.topology)
-    point = WorkloadPoint(workload.batch, workload.prompt_tokens, workload.output_tokens, workload.micro_batches)
     return DeviceMap(
         model=ModelRef(problem.model.name, problem.model.num_layers, digest(model)),
         topology=TopologyRef(problem.topology.name, problem.topology.num_devices, digest(topology)),
-        workload=point,
-        stages=built,
-        metrics=stage_metrics(built, point, _kv_capacity(problem.model, stages, built, workload)),
-        result=PlanResult(**_fields(outcome), gpuplan_version=_version()),
-        provenance=_provenance(times, workload, layer_times),
+        workload=figures.point,
+        stages=figures.stages,
+        metrics=figures.metrics,
+        result=plan_result(outcome),
+        provenance=figures.provenance,
         inputs={
             "model": model,
             "topology": topology,
-            "costs": _costs(times, workload),
-            "workload": asdict(point),
+            "costs": figures.costs(),
+            "workload": asdict(figures.point),
             "options": _options(problem),
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one pipeline: what its device map says beside its inputs and its proof."""
+
+    point: WorkloadPoint
+    stages: tuple[Stage, ...]
+    metrics: Metrics
+    provenance: Provenance
+    times: StageTimes
+    workload: Workload
+
+    def costs(self) -> dict[str, Any]:
+        """Return ``inputs.costs``: what the times follow from."""
+        return _costs(self.times, self.workload)
+
+
+def pipeline_figures(problem: PlacementProblem, stages: Sequence[AnyStage], ways: Ways | None = None) -> Figures:
+    """Return the figures of `stages`; pipelines on one topology with the same costs may share `ways`."""
+    workload = _workload(problem, len(stages))
+    times = StageTimes(problem, stages, ways)
+    layer_times = [times.layers(k, workload) for k in range(len(stages))]
+    built = tuple(_stage(times, k, workload, layer_times[k]) for k in range(len(stages)))
+    point = WorkloadPoint(workload.batch, workload.prompt_tokens, workload.output_tokens, workload.micro_batches)
+    metrics = stage_metrics(built, point, _kv_capacity(problem.model, stages, built, workload))
+    return Figures(point, built, metrics, _provenance(times, workload, layer_times), times, workload)
+
+
+def plan_result(outcome: Outcome) -> PlanResult:
+    """Return the result of a plan as its file states it."""
+    return PlanResult(**_fields(outcome), gpuplan_version=_version())
 
 
 def stage_metrics(stages: Sequence[Stage], workload: WorkloadPoint, kv_capacity_tokens: int | None) -> Metrics:

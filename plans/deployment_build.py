@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.plans.build import build_device_map
+from gpuplan.plans.build import Figures, pipeline_figures, plan_result
+from gpuplan.plans.canonical import digest
 from gpuplan.plans.deployment import (
     Changes,
     Deployment,
@@ -18,10 +19,13 @@ from gpuplan.plans.deployment import (
     ReplicaPlan,
     Spread,
 )
-from gpuplan.plans.device_map import DeviceMap, Outcome, PlanResult, Provenance
+from gpuplan.plans.device_map import ModelRef, Outcome, Provenance, TopologyRef
 from gpuplan.plans.placement_solution import GroupStage, StageRange
+from gpuplan.plans.stage_times import Ways
+from gpuplan.profiles import model_to_dict
 from gpuplan.profiles.problems.build import PlacementProblem
 from gpuplan.profiles.workload import Workload
+from gpuplan.topology.serialize import topology_to_dict
 
 if TYPE_CHECKING:
     from gpuplan.profiles.problems.deployment import DeploymentProblem
@@ -60,25 +64,29 @@ def build_deployment(
         What re-planning changes, and the placement it started from: name, stages with devices and layers.
     """
     asked: dict[tuple[int, int, int], PlacementProblem] = {}
-    maps = [_device_map(problem, spec, asked) for spec in replicas]
-    built = tuple(_replica(spec, own) for spec, own in zip(replicas, maps, strict=True))
-    first = maps[0]
+    ways = Ways(problem.topology)
+    figures = [_figures(problem, spec, asked, ways) for spec in replicas]
+    built = tuple(_replica(spec, own) for spec, own in zip(replicas, figures, strict=True))
+    model, topology = model_to_dict(problem.model), topology_to_dict(problem.topology)
     return Deployment(
-        model=first.model,
-        topology=first.topology,
+        model=ModelRef(problem.model.name, problem.model.num_layers, digest(model)),
+        topology=TopologyRef(problem.topology.name, problem.topology.num_devices, digest(topology)),
         replicas=built,
         metrics=_metrics(problem, built),
         links=tuple(links),
-        result=PlanResult(**_outcome_fields(outcome), gpuplan_version=first.result.gpuplan_version),
-        provenance=_provenance(maps),
-        inputs=_inputs(problem, first, replicas, maps, current),
+        result=plan_result(outcome),
+        provenance=_provenance(figures),
+        inputs={"model": model, "topology": topology, **_inputs(problem, replicas, figures, current)},
         changes=changes,
     )
 
 
-def _device_map(
-    problem: DeploymentProblem, spec: ReplicaSpec, asked: dict[tuple[int, int, int], PlacementProblem]
-) -> DeviceMap:
+def _figures(
+    problem: DeploymentProblem,
+    spec: ReplicaSpec,
+    asked: dict[tuple[int, int, int], PlacementProblem],
+    ways: Ways,
+) -> Figures:
     degree = len(spec.stages[0].devices)
     key = spec.batch, spec.micro_batches, degree
     if key not in asked:
@@ -88,8 +96,7 @@ def _device_map(
     stages: list[StageRange | GroupStage] = [
         StageRange(stage.devices[0], stage.start, stage.stop) if degree == 1 else stage for stage in spec.stages
     ]
-    nothing = Outcome("feasible", 0.0, {}, None, None, "deploy", {}, 0)
-    return build_device_map(asked[key], stages, nothing)
+    return pipeline_figures(asked[key], stages, ways)
 
 
 def placement_problem(problem: DeploymentProblem, workload: Workload, degree: int) -> PlacementProblem:
@@ -107,8 +114,8 @@ def placement_problem(problem: DeploymentProblem, workload: Workload, degree: in
     )
 
 
-def _replica(spec: ReplicaSpec, own: DeviceMap) -> ReplicaPlan:
-    point, metrics = own.workload, own.metrics
+def _replica(spec: ReplicaSpec, own: Figures) -> ReplicaPlan:
+    point, metrics = own.point, own.metrics
     hops = [stage.hop.prefill_s if stage.hop else 0.0 for stage in own.stages]
     slowest = max(stage.prefill_s + hop for stage, hop in zip(own.stages, hops, strict=True))
     interval = max(point.micro_batches * metrics.bottleneck_s, metrics.tpot_s)
@@ -150,43 +157,35 @@ def _spread(replicas: Sequence[ReplicaPlan], values: Sequence[float]) -> Spread:
     return Spread(max(values), mean)
 
 
-def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
-    names = ("status", "objective", "terms", "bound", "gap", "solver", "options", "seed")
-    return {name: getattr(outcome, name) for name in names}
-
-
-def _provenance(maps: Sequence[DeviceMap]) -> Provenance:
+def _provenance(figures: Sequence[Figures]) -> Provenance:
     tags = ("measured", "interpolated", "fitted", "analytic")
-    shares = {tag: math.fsum(getattr(own.provenance, tag) for own in maps) / len(maps) for tag in tags}
-    return Provenance(**shares, sources=maps[0].provenance.sources)
+    shares = {tag: math.fsum(getattr(own.provenance, tag) for own in figures) / len(figures) for tag in tags}
+    return Provenance(**shares, sources=figures[0].provenance.sources)
 
 
 def _inputs(
     problem: DeploymentProblem,
-    first: DeviceMap,
     replicas: Sequence[ReplicaSpec],
-    maps: Sequence[DeviceMap],
+    figures: Sequence[Figures],
     current: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, Any]:
     work = problem.workload
     inputs: dict[str, Any] = {
-        "model": first.inputs["model"],
-        "topology": first.inputs["topology"],
-        "costs": _costs(problem, replicas, maps),
+        "costs": _costs(problem, replicas, figures),
         "workload": {
             "batch": "auto" if problem.batch_auto else work.batch,
             "prompt_tokens": work.prompt_tokens,
             "output_tokens": work.output_tokens,
             "micro_batches": "stages" if problem.micro_batches_from_stages else work.micro_batches,
         },
-        "options": _options(problem, maps),
+        "options": _options(problem),
     }
     if current is not None:
         inputs["current"] = [dict(replica) for replica in current]
     return inputs
 
 
-def _options(problem: DeploymentProblem, maps: Sequence[DeviceMap]) -> dict[str, Any]:
+def _options(problem: DeploymentProblem) -> dict[str, Any]:
     from gpuplan.profiles.problems.degrees import degrees_within
     from gpuplan.topology.islands import islands
 
@@ -206,16 +205,17 @@ def _options(problem: DeploymentProblem, maps: Sequence[DeviceMap]) -> dict[str,
 
 
 def _costs(
-    problem: DeploymentProblem, replicas: Sequence[ReplicaSpec], maps: Sequence[DeviceMap]
+    problem: DeploymentProblem, replicas: Sequence[ReplicaSpec], figures: Sequence[Figures]
 ) -> list[dict[str, Any]]:
     """Return the costs that each replica's times follow from, equal ones once."""
     names = [spec.name for spec in replicas]
-    if maps[0].inputs["costs"]["source"] == "analytic":  # coefficients, whatever the batch and the degree
+    first = figures[0].costs()
+    if first["source"] == "analytic":  # coefficients, whatever the batch and the degree
         whole = problem.costs.to_inputs(problem.model, problem.topology.devices, problem.workload)
         return [{"replicas": names, "costs": whole}]
     entries: list[dict[str, Any]] = []
-    for name, own in zip(names, maps, strict=True):
-        costs = own.inputs["costs"]
+    for name, own in zip(names, figures, strict=True):
+        costs = own.costs()
         same = next((entry for entry in entries if entry["costs"] == costs), None)
         if same is None:
             entries.append({"replicas": [name], "costs": costs})

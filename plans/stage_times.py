@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +13,16 @@ from numpy.typing import NDArray
 
 from gpuplan.errors import UsageError
 from gpuplan.plans.placement_solution import GroupStage, StageRange
-from gpuplan.profiles.collectives import Phase, collective_s, group_link, rank_pairs
+from gpuplan.profiles.collectives import GroupLink, Phase, collective_s, rank_pairs
 from gpuplan.profiles.costs import LayerTimes, Origin
 from gpuplan.profiles.memory import TOKEN_BYTES
 from gpuplan.topology.routes import Router
 
 if TYPE_CHECKING:
     from gpuplan.profiles import PlacementProblem, Workload
-    from gpuplan.topology.graph import Device
-    from gpuplan.topology.routes import Route, RouteTable
+    from gpuplan.topology.compact import CompactTable
+    from gpuplan.topology.graph import Device, Topology
+    from gpuplan.topology.routes import Route
 
 AnyStage = StageRange | GroupStage
 FloatArray = NDArray[np.float64]
@@ -46,6 +48,45 @@ def members(stage: AnyStage) -> tuple[int, ...]:
     return stage.devices if isinstance(stage, GroupStage) else (stage.device,)
 
 
+class Ways:
+    """Routes and layer times that the pipelines of one plan share.
+
+    Parameters
+    ----------
+    topology
+        Where the pipelines stand.
+    numbers
+        Devices (by number) that routes are asked for; by default all.
+    """
+
+    def __init__(self, topology: Topology, numbers: Sequence[int] | None = None) -> None:
+        used = range(topology.num_devices) if numbers is None else numbers
+        self._rows = {number: row for row, number in enumerate(used)}
+        self._names = [topology.devices[number].name for number in used]
+        self._router = Router(topology, self._names)
+        self._tables: dict[float, CompactTable] = {}
+        self.times: dict[tuple[int, float | None, int, Workload], LayerTimes] = {}
+
+    def pair(self, message_bytes: float, sender: int, receiver: int) -> tuple[float, float]:
+        """Return latency (s) and slowness (s/byte) between two devices on the fastest route of a message."""
+        if message_bytes not in self._tables:
+            self._tables[message_bytes] = self._router.compact_table(message_bytes)
+        return self._tables[message_bytes].numbers(self._rows[sender], self._rows[receiver])
+
+    def route(self, message_bytes: float, sender: int, receiver: int) -> Route:
+        """Return the fastest route of a message; UsageError when there is none."""
+        names = self._names[self._rows[sender]], self._names[self._rows[receiver]]
+        found = self._router.routes_from(names[0], message_bytes, [names[1]])
+        if names[1] not in found:
+            raise UsageError(f"no route joins {names[0]} and {names[1]}; add a link to the topology")
+        return found[names[1]]
+
+    def slowest(self, message_bytes: float, group: Sequence[int]) -> GroupLink:
+        """Return the largest latency and slowness over all ordered pairs of a group."""
+        found = [self.pair(message_bytes, a, b) for a, b in itertools.permutations(group, 2)]
+        return GroupLink(max(own[0] for own in found), max(own[1] for own in found))
+
+
 class StageTimes:
     """Seconds of the stages of one pipeline under any workload.
 
@@ -55,22 +96,15 @@ class StageTimes:
         Model, topology, costs and whether the sampled tokens return.
     stages
         In pipeline order; groups in rank order.
-
-    Notes
-    -----
-    Routes are searched among the devices used alone, and their tables kept by message size.
+    ways
+        Shared with other pipelines on this topology, with these costs; by default routes among the devices used alone.
     """
 
-    def __init__(self, problem: PlacementProblem, stages: Sequence[AnyStage]) -> None:
+    def __init__(self, problem: PlacementProblem, stages: Sequence[AnyStage], ways: Ways | None = None) -> None:
         self.problem = problem
         self.stages = tuple(stages)
         self.groups = [members(stage) for stage in stages]
-        used = [number for group in self.groups for number in group]
-        self._rows = {number: row for row, number in enumerate(used)}
-        self._names = [problem.topology.devices[number].name for number in used]
-        self._router = Router(problem.topology, self._names)
-        self._tables: dict[float, RouteTable] = {}
-        self._times: dict[tuple[int, float | None, int, Workload], LayerTimes] = {}
+        self._ways = ways or Ways(problem.topology, [number for group in self.groups for number in group])
         self._largest = max(layer.boundary_bytes_per_token for layer in problem.model.layers)
 
     def layers(self, k: int, workload: Workload) -> LayerTimes:
@@ -83,19 +117,18 @@ class StageTimes:
 
     def _layer_times(self, device: Device, workload: Workload, degree: int) -> LayerTimes:
         key = id(device.kind), device.power_cap_w, degree, workload
-        if key not in self._times:
+        if key not in self._ways.times:
             # Sources that price single devices alone need not know of degrees.
             asked = {} if degree == 1 else {"tensor_parallel": degree}
-            self._times[key] = self.problem.costs.layer_times(self.problem.model, device, workload, **asked)
-        return self._times[key]
+            self._ways.times[key] = self.problem.costs.layer_times(self.problem.model, device, workload, **asked)
+        return self._ways.times[key]
 
     def collectives(self, k: int, workload: Workload, phase: Phase) -> FloatArray:
         """Return the seconds of every layer's all-reduces and gathers in the group of stage `k`; shape (n,)."""
         group = self.groups[k]
         if len(group) == 1:
             return np.zeros(self.problem.model.num_layers)
-        table = self._table(self._tokens(workload, phase) * self._largest)
-        link = group_link(table.latency_s, table.s_per_byte, [self._rows[number] for number in group])
+        link = self._ways.slowest(self._tokens(workload, phase) * self._largest, group)
         return collective_s(self.problem.model, workload, phase, len(group), link)
 
     def seconds(self, k: int, workload: Workload, phase: Phase, times: LayerTimes | None = None) -> float:
@@ -135,28 +168,16 @@ class StageTimes:
         if len(pairs) > 1:
             times = self._pair_times(k, transfer)
             chosen = next(i for i, own in enumerate(times) if own >= max(times) * (1 - TIE))
-        sender, receiver = (self._names[row] for row in pairs[chosen])
-        found = self._router.routes_from(sender, transfer.routing_bytes, [receiver])
-        if receiver not in found:
-            raise UsageError(f"no route joins {sender} and {receiver}; add a link to the topology")
-        return found[receiver]
+        return self._ways.route(transfer.routing_bytes, *pairs[chosen])
 
     def _pairs(self, k: int, to: int) -> list[tuple[int, int]]:
         senders, receivers = self.groups[k], self.groups[to]
         ranks = rank_pairs(len(senders), len(receivers))
-        return [(self._rows[senders[i]], self._rows[receivers[j]]) for i, j in ranks]
+        return [(senders[i], receivers[j]) for i, j in ranks]
 
     def _pair_times(self, k: int, transfer: Transfer) -> list[float]:
-        table = self._table(transfer.routing_bytes)
-        return [
-            float(table.latency_s[pair] + transfer.own_bytes * table.s_per_byte[pair])
-            for pair in self._pairs(k, transfer.to)
-        ]
-
-    def _table(self, message_bytes: float) -> RouteTable:
-        if message_bytes not in self._tables:
-            self._tables[message_bytes] = self._router.table(message_bytes)
-        return self._tables[message_bytes]
+        numbers = [self._ways.pair(transfer.routing_bytes, *pair) for pair in self._pairs(k, transfer.to)]
+        return [latency + transfer.own_bytes * slowness for latency, slowness in numbers]
 
     @staticmethod
     def _tokens(workload: Workload, phase: Phase) -> int:

@@ -89,19 +89,17 @@ def island_makes(fleet: Fleet) -> list[Make]:
     """Return the islands by make: equal kinds and class sizes in order, equal links between their devices."""
     class_of = {device: number for number, members in enumerate(fleet.classes) for device in members}
     table = fleet.hops(fleet.problem.workload.batch).decode
+    links = [
+        tuple(sorted({table.numbers(a, b) for a, b in itertools.permutations(members, 2)}))
+        for members in fleet.network.samples
+    ]
     makes: dict[tuple[object, ...], Make] = {}
-    for members in fleet.islands:
+    for i, members in enumerate(fleet.islands):
         groups: dict[int, list[int]] = {}
         for device in members:
             groups.setdefault(class_of[device], []).append(device)
         parts = tuple(tuple(group) for group in groups.values())
-        links = sorted(
-            {
-                (float(table.latency_s[a, b]), float(table.s_per_byte[a, b]))
-                for a, b in itertools.permutations(members, 2)
-            }
-        )
-        key = (tuple((int(fleet.kind_of[part[0]]), len(part)) for part in parts), tuple(links))
+        key = (tuple((int(fleet.kind_of[part[0]]), len(part)) for part in parts), links[fleet.network.patterns[i]])
         makes.setdefault(key, Make(len(makes))).copies.append(parts)
     return list(makes.values())
 

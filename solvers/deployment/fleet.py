@@ -16,15 +16,15 @@ from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.deployment import DeploymentProblem
 from gpuplan.profiles.workload import Workload
+from gpuplan.solvers.deployment.network import Network
+from gpuplan.topology.compact import CompactTable
 from gpuplan.topology.graph import Device
 from gpuplan.topology.islands import islands
-from gpuplan.topology.routes import Router, RouteTable
+from gpuplan.topology.routes import Router
 from gpuplan.topology.symmetry import exchangeable_classes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-#: Most devices a deployment is planned over: links between them are kept as D×D tables.
-MOST_DEVICES: Final = 2048
 #: Largest batch that ``auto`` tries.
 LARGEST_BATCH: Final = 1 << 16
 
@@ -60,11 +60,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Hops:
-    """α (s) and β (s/byte) of every pair of devices in each phase, shape (D, D)."""
+    """α (s) and β (s/byte) of every pair of devices in each phase, within cells and between route groups."""
 
-    prefill: RouteTable
-    decode: RouteTable
-    back: RouteTable
+    prefill: CompactTable
+    decode: CompactTable
+    back: CompactTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,6 @@ class Fleet:
         self.model = problem.model
         self.num_layers = problem.model.num_layers
         self.devices = problem.topology.devices
-        if len(self.devices) > MOST_DEVICES:
-            raise UnsupportedError(
-                f"a deployment is planned over at most {MOST_DEVICES} devices, got {len(self.devices)};"
-                " plan parts of the cluster"
-            )
         self.router = Router(problem.topology)
         self.kinds, self.kind_of = _kinds(self.devices)
         numbers = {device.name: d for d, device in enumerate(self.devices)}
@@ -105,6 +100,7 @@ class Fleet:
         self.island_of = np.zeros(len(self.devices), dtype=np.int64)
         for i, members in enumerate(self.islands):
             self.island_of[list(members)] = i
+        self.network = Network(self.router, self.islands, self.island_of)
         groups = exchangeable_classes(problem.topology, router=self.router)
         self.classes = tuple(tuple(numbers[name] for name in group) for group in groups)
         self.degrees = _degrees(problem, self.kinds, max(map(len, self.islands)))
@@ -142,10 +138,13 @@ class Fleet:
             return self.kind_times(kinds[0], 1, batch)
         hops = self.hops(batch)
         links = (
-            group_link(hops.prefill.latency_s, hops.prefill.s_per_byte, group),
-            group_link(hops.decode.latency_s, hops.decode.s_per_byte, group),
+            self._slowest_pair(hops.prefill, group),
+            self._slowest_pair(hops.decode, group),
         )
         return self.joined_times(kinds, len(group), batch, links)
+
+    def _slowest_pair(self, table: CompactTable, group: Sequence[int]) -> GroupLink:
+        return group_link(*self.network.block(table, group), range(len(group)))
 
     def joined_times(
         self, kinds: tuple[int, ...], degree: int, batch: int, links: tuple[GroupLink, GroupLink]
@@ -193,7 +192,7 @@ class Fleet:
             largest = float(self.boundary.max())
             prompt = self.problem.workload.prompt_tokens
             sizes = batch * prompt * largest, batch * largest, float(TOKEN_BYTES * batch)
-            self._hops[batch] = Hops(*(self.router.table(size) for size in sizes))
+            self._hops[batch] = Hops(*(self.network.table(size) for size in sizes))
         return self._hops[batch]
 
     def batches(self) -> list[int]:

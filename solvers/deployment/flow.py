@@ -189,6 +189,6 @@ def _links(fleet: Fleet, groups: Sequence[tuple[int, ...]], batch: int) -> Float
         for j, there in enumerate(groups):
             if i != j:
                 pairs = rank_pairs(len(here), len(there))
-                slowness = max(float(table.s_per_byte[here[a], there[b]]) for a, b in pairs)
+                slowness = max(table.numbers(here[a], there[b])[1] for a, b in pairs)
                 found[i, j] = 1.0 / (slowness * boundary) if 0.0 < slowness < math.inf else 0.0
     return found

@@ -14,7 +14,7 @@ from gpuplan.profiles.collectives import GroupLink, rank_pairs
 from gpuplan.profiles.memory import TOKEN_BYTES
 from gpuplan.solvers.deployment.chain import Chain
 from gpuplan.solvers.deployment.fleet import Fleet, GroupTimes
-from gpuplan.topology.routes import RouteTable
+from gpuplan.topology.compact import CompactTable
 
 Floats = NDArray[np.float64]
 Group = tuple[int, ...]
@@ -102,16 +102,10 @@ class Units:
         found.append((0.0, back))
         return found
 
-    def transfer(self, table: RouteTable, sender: Group, receiver: Group, messages: Floats) -> Floats:
+    def transfer(self, table: CompactTable, sender: Group, receiver: Group, messages: Floats) -> Floats:
         """Return the seconds of each message over the slowest pair of ranks."""
         pairs = rank_pairs(len(sender), len(receiver))
-        numbers = {
-            (
-                float(table.latency_s[sender[i], receiver[j]]),
-                float(table.s_per_byte[sender[i], receiver[j]]),
-            )
-            for i, j in pairs
-        }
+        numbers = {table.numbers(sender[i], receiver[j]) for i, j in pairs}
         if any(math.isinf(latency) or math.isinf(slowness) for latency, slowness in numbers):
             return np.full(len(messages), np.inf)
         times: Floats = np.max([latency + slowness * messages for latency, slowness in sorted(numbers)], axis=0)
@@ -163,13 +157,16 @@ class Units:
         if key not in self._nearest:
             fleet = self.fleet
             tables, prompt = fleet.hops(batch), fleet.problem.workload.prompt_tokens
-            allowed = ~np.eye(len(fleet.devices), dtype=bool)
-            if 2 * degree > max(map(len, fleet.islands)):
-                allowed &= fleet.island_of[:, None] != fleet.island_of[None, :]
-            prefill = _least_transfers(tables.prefill, allowed, batch * prompt * fleet.boundary)
-            decode = _least_transfers(tables.decode, allowed, batch * fleet.boundary)
-            message = np.array([float(TOKEN_BYTES * batch)])
-            back = float(_least_transfers(tables.back, allowed, message)[0]) if fleet.problem.return_hop else 0.0
+            apart = 2 * degree > max(map(len, fleet.islands))
+            prefill, decode, back_s = (
+                _least_transfers(fleet.network.distinct(table, apart=apart), messages)
+                for table, messages in (
+                    (tables.prefill, batch * prompt * fleet.boundary),
+                    (tables.decode, batch * fleet.boundary),
+                    (tables.back, np.array([float(TOKEN_BYTES * batch)])),
+                )
+            )
+            back = float(back_s[0]) if fleet.problem.return_hop else 0.0
             self._nearest[key] = (prefill, decode, back)
         return self._nearest[key]
 
@@ -182,34 +179,30 @@ class Units:
             fleet = self.fleet
             tables = fleet.hops(batch)
             self._links[key] = tuple(  # type: ignore[assignment]
-                GroupLink(*(self._nearest_slowest(matrix, degree) for matrix in (table.latency_s, table.s_per_byte)))
-                for table in (tables.prefill, tables.decode)
+                GroupLink(*self._nearest_slowest(table, degree)) for table in (tables.prefill, tables.decode)
             )
         return self._links[key]
 
-    def _nearest_slowest(self, matrix: Floats, degree: int) -> float:
-        """Return a bound below the largest entry between `degree` devices of an island.
+    def _nearest_slowest(self, table: CompactTable, degree: int) -> tuple[float, float]:
+        """Return bounds below the largest latency and slowness between `degree` devices of an island.
 
         A device's slowest partner in a group is at least its (degree − 1)-th nearest neighbour.
         """
-        least = math.inf
-        for members in self.fleet.islands:
-            if len(members) >= degree:
-                rows = np.array(matrix[np.ix_(members, members)])
+        least = [math.inf, math.inf]
+        for members in self.fleet.network.samples:
+            if len(members) < degree:
+                continue
+            for which, rows in enumerate(self.fleet.network.block(table, members)):
                 np.fill_diagonal(rows, -1.0)  # itself comes first
                 rows.sort(axis=1)
-                least = min(least, float(rows[:, degree - 1].min()))
-        return least
+                least[which] = min(least[which], float(rows[:, degree - 1].min()))
+        return least[0], least[1]
 
 
-def _least_transfers(table: RouteTable, allowed: NDArray[np.bool_], messages: Floats) -> Floats:
-    if not allowed.any():
+def _least_transfers(numbers: Floats, messages: Floats) -> Floats:
+    """Return the seconds of each message over the nearest of pairs (latency, s/byte); inf where there is none."""
+    if not len(numbers):
         return np.full(len(messages), np.inf)
-    latency, slowness = table.latency_s[allowed], table.s_per_byte[allowed]
-    finite = np.isfinite(latency) & np.isfinite(slowness)
-    if not finite.any():
-        return np.full(len(messages), np.inf)
-    numbers = np.unique(np.stack([latency[finite], slowness[finite]], axis=1), axis=0)
     times: Floats = np.min(numbers[:, :1] + numbers[:, 1:] * messages[None, :], axis=0)
     return times
 
