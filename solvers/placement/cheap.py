@@ -9,6 +9,7 @@ filled up.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,18 +35,22 @@ class Cheap:
         self.multipliers = np.zeros(core.num_classes)
         # Every layer on its fastest device, hops for nothing.
         self.bound = float(np.diff(core.prefix, axis=1).min(axis=0).sum())
-        self.impossible = False
+        self.impossible = self.walked = self.filled = False
         self.value, self.length = math.inf, 1.0
         self.path: ClassPath | None = None
         if hint is not None:
             self._offer(hint)
 
     def step(self) -> bool:
-        """Bound and walk once; return whether another step may help."""
+        """Bound and walk once; return whether another step may help. Devices are filled up where no walk ends."""
         core = self.core
         if core.num_classes**2 * core.num_layers > MOST_WORK:
             self._fill()
             return False
+        if self.walked and self.path is None and not self.filled:
+            self._fill()
+            return not self.impossible
+        self.walked = True
         weight = core.entry + self.multipliers
         rest = relaxed_rest(core, self.low, weight)
         opened = rest[0] + weight
@@ -70,8 +75,11 @@ class Cheap:
 
     def outcome(self) -> CoreOutcome:
         """State the best plan and bound; devices are filled up where no walk ended."""
-        if self.path is None and math.isinf(self.upper) and not self.impossible:
-            self._fill()
+        if self.path is None and math.isinf(self.upper) and not self.filled:
+            for path in greedy(self.core):
+                self._offer(path)
+            if self.path is None:
+                self._fill()
         if self.impossible:
             return CoreOutcome(math.inf, None, math.inf, True)
         if self.path is None or self.value >= self.upper:
@@ -79,6 +87,7 @@ class Cheap:
         return CoreOutcome(self.value, self.path, min(self.bound, self.value), False)
 
     def _fill(self) -> None:
+        self.filled = True
         filled = fill(self.core, self.budget, QUICK)
         self.impossible = filled.impossible
         self._offer(filled.path)
@@ -133,3 +142,41 @@ def _walk(
             return tuple(path)
         d, i = then, stop
     return None
+
+
+def greedy(core: Core) -> Iterator[ClassPath]:
+    """Yield the paths that three rules make, whatever the clock says: each next stage goes as far as its device holds.
+
+    The next device is the one that goes furthest, the one that is cheapest a layer, or the one that fills best.
+    O(K·C) each.
+    """
+    starts = np.arange(core.num_layers + 1)
+    low = core.low if core.cap is None else core.cap.loosest
+    reach = np.stack([np.searchsorted(row, starts, side="right") - 1 for row in low])
+    longest = np.maximum((reach - starts).max(axis=1), 1)
+    for rule in range(3):
+        path = _greedy(core, reach, longest, rule)
+        if path is not None:
+            yield path
+
+
+def _greedy(core: Core, reach: IntArray, longest: IntArray, rule: int) -> ClassPath | None:
+    n, left = core.num_layers, core.counts.copy()
+    path: list[tuple[int, int, int]] = []
+    i = 0
+    while i < n:
+        ends = np.minimum(reach[:, i], n if path else n - 1)
+        layers = ends - i
+        cost = core.prefix[np.arange(len(ends)), ends] - core.prefix[:, i] + core.entry
+        if path:
+            cost = cost + core.hop_s[path[-1][0]] + core.boundary[i] * core.hop_s_per_byte[path[-1][0]]
+        able = np.flatnonzero((left > 0) & (layers > 0) & np.isfinite(cost))
+        if len(able) == 0:
+            return None
+        each = cost[able] / layers[able]
+        keys = (each, -layers[able]), (-layers[able], each), (-layers[able], -layers[able] / longest[able])
+        c = int(able[np.lexsort(keys[rule])[0]])
+        path.append((c, i, int(ends[c])))
+        left[c] -= 1
+        i = int(ends[c])
+    return tuple(path)

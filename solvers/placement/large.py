@@ -6,8 +6,7 @@ import math
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
-from gpuplan.solvers.placement.cheap import Cheap
-from gpuplan.solvers.placement.compiling import compile_beside, kernels_ready
+from gpuplan.solvers.placement.compiling import LARGE, answer_meanwhile
 from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
 from gpuplan.solvers.placement.effort import LADDER, Settings
 from gpuplan.solvers.placement.ladder import LadderSearch
@@ -45,12 +44,9 @@ def minimise(
         Multipliers of a similar core to start from; the best ones found are left here.
     """
     settings.trace.proof = ""
-    if not kernels_ready(budget):
-        cheap = Cheap(core, upper, budget, hint)
-        if not compile_beside(budget, cheap.step):
-            settings.trace.note("the kernels were not compiled in time: walks along plain relaxations answer")
-            settings.trace.proof = "Lagrangian relaxation in NumPy"
-            return cheap.outcome()
+    until_ready = answer_meanwhile(LARGE, core, upper, budget, settings, hint)
+    if until_ready is not None:
+        return until_ready
     if hint is None and math.isinf(upper):
         filled = fill_if_tight(core, budget)
         if filled.impossible:

@@ -167,7 +167,12 @@ class Session:
         return found if reason is None else None
 
     def _minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
-        from gpuplan.solvers.placement import large  # compiles or loads kernels
+        from gpuplan.solvers.placement.compiling import LARGE, answer_meanwhile
+
+        until_ready = answer_meanwhile(LARGE, core, upper, self.budget, self.settings, hint)
+        if until_ready is not None:
+            return until_ready
+        from gpuplan.solvers.placement import large  # loads kernels
 
         settings = self.settings
         if self.engine == "beam" and settings.ladder is None:

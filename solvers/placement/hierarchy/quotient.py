@@ -16,8 +16,10 @@ import numpy as np
 
 from gpuplan.profiles.problems.hops import FloatArray, IntArray
 from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.compiling import answer_meanwhile
 from gpuplan.solvers.placement.core import Core, CoreOutcome
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
+from gpuplan.solvers.placement.hierarchy.compiling import HIERARCHY
 from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
 from gpuplan.solvers.placement.hierarchy.realise import realise
 from gpuplan.solvers.placement.hierarchy.relaxed import (
@@ -71,6 +73,9 @@ def minimise(
 
     The core must not be refused by `refusal`.
     """
+    until_ready = answer_meanwhile(HIERARCHY, core, upper, budget, settings, hint)
+    if until_ready is not None:
+        return until_ready
     search = _Quotient(core, hierarchy, upper, budget, settings)
     if hint is not None and core.holds(hint):
         search.offer(hint)

@@ -142,7 +142,7 @@ class Counters:
             over = values // unit % part.width + adds > limit
             result = np.where(over | (result < 0), -1, result + unit * adds)
             unit *= part.width
-        return np.ascontiguousarray(result, dtype=np.int64)
+        return np.array(result, dtype=np.int64, order="C")  # a copy: what is read-only compiles anew
 
 
 @dataclass(slots=True)
