@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from gpuplan.errors import InputError
-from gpuplan.profiles.problems.fields import as_float, show
+from gpuplan.profiles.records import as_float, show
 from gpuplan.profiles.requests_values import ColumnArray, Kind, join, parse_dates
 
 _CHUNK: Final = 50_000

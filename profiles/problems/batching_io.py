@@ -26,8 +26,9 @@ from gpuplan.profiles.problems.batching import (
     id_column,
 )
 from gpuplan.profiles.problems.documents import read_document
-from gpuplan.profiles.problems.fields import Fields, as_float, show
+from gpuplan.profiles.problems.fields import Fields
 from gpuplan.profiles.problems.placement_io import check_schema
+from gpuplan.profiles.records import as_float, show
 
 SCHEMA: Final = "gpuplan/batching-problem/1"
 
@@ -78,7 +79,7 @@ def load_executors(path: str | Path) -> ExecutorsFile:
             source=source,
             place="$.requests",
         )
-    root = Fields(document, place="$", source=source, keys=_EXECUTORS_KEYS)
+    root = Fields(document, source=source, keys=_EXECUTORS_KEYS)
     root.text("comment", "", empty=True)
     return ExecutorsFile(
         executors=_executors(root),
@@ -97,7 +98,7 @@ def batching_from_dict(document: Any, source: str | None = None) -> BatchingProb
         With the JSON path of the first defect found.
     """
     check_schema(document, SCHEMA, source)
-    root = Fields(document, place="$", source=source, keys=_KEYS)
+    root = Fields(document, source=source, keys=_KEYS)
     root.text("comment", "", empty=True)
     executors = _executors(root)
     try:
@@ -116,8 +117,8 @@ def batching_from_dict(document: Any, source: str | None = None) -> BatchingProb
 
 def _executors(root: Fields) -> tuple[Executor, ...]:
     if root.value.get("executors") == []:
-        root.fail("expected at least one executor, got none", at=".executors")
-    executors = tuple(_executor(fields) for fields in root.children("executors", _EXECUTOR_KEYS))
+        root.fail("expected at least one executor, got none", "executors")
+    executors = tuple(_executor(fields) for fields in root.records("executors", _EXECUTOR_KEYS, least=1))
     try:
         check_executors(executors)
     except InputError as error:
@@ -129,27 +130,25 @@ def _executor(fields: Fields) -> Executor:
     return Executor(
         name=fields.text("name"),
         kv_capacity_tokens=fields.number("kv_capacity_tokens"),
-        max_batch=fields.count("max_batch"),
+        max_batch=fields.whole("max_batch", minimum=1),
         speed=fields.number("speed", 1.0, positive=True),
     )
 
 
 def _time(root: Fields) -> BatchTime:
-    fields = root.child("time", _TIME_KEYS)
+    fields = root.record("time", _TIME_KEYS)
     return BatchTime(*(fields.number(key) for key in _TIME_KEYS))
 
 
 def _objective(root: Fields) -> BatchObjective:
-    fields = root.child("objective", (*_WEIGHTS, "deadlines"))
+    fields = root.record("objective", (*_WEIGHTS, "deadlines"))
     weights = [fields.number(key) for key in _WEIGHTS]
-    deadlines = fields.text("deadlines", "soft")
-    if deadlines not in ("soft", "hard"):
-        fields.fail(f"expected soft or hard, got {show(deadlines)}", at=".deadlines")
+    deadlines = fields.choice("deadlines", ("soft", "hard"), "soft")
     return BatchObjective(weights[0], weights[1], weights[2], weights[3], deadlines)  # type: ignore[arg-type]
 
 
 def _requests(root: Fields) -> Requests:
-    fields = root.child("requests", _REQUEST_KEYS)
+    fields = root.record("requests", _REQUEST_KEYS)
     ids = _ids(fields)
     size = len(ids)
     return Requests(
@@ -165,12 +164,12 @@ def _requests(root: Fields) -> Requests:
 def _ids(fields: Fields) -> IdArray:
     values = fields.get("id", "a list of ids")
     if not isinstance(values, list):
-        fields.fail(f"expected a list of ids, got {show(values)}", at=".id")
+        fields.fail(f"expected a list of ids, got {show(values)}", "id")
     if not values:
-        fields.fail("expected at least one request, got none", at=".id")
+        fields.fail("expected at least one request, got none", "id")
     if not set(map(type, values)) <= {str, int}:
         row = next(row for row, value in enumerate(values) if type(value) not in (str, int))
-        fields.fail(f"expected text or a whole number, got {show(values[row])}", at=f".id[{row}]")
+        fields.fail(f"expected text or a whole number, got {show(values[row])}", f"id[{row}]")
     return id_column(values)
 
 
@@ -179,7 +178,7 @@ def _tokens(fields: Fields, key: str, size: int) -> IntArray:
     whole = (column == np.floor(column)) & (column < MOST_TOKENS)
     if not whole.all():
         row = int(np.argmin(whole))
-        fields.fail(f"expected a whole number of tokens, got {column[row]}", at=f".{key}[{row}]")
+        fields.fail(f"expected a whole number of tokens, got {column[row]}", f"{key}[{row}]")
     return column.astype(np.int64)
 
 
@@ -200,7 +199,7 @@ def _deadlines(fields: Fields, size: int) -> FloatArray:
     if None not in value:
         return fields.vector(key, size, "id")
     if len(value) != size:
-        fields.fail(f"expected {size} numbers or nulls, one for each id, got {len(value)}", at=f".{key}")
+        fields.fail(f"expected {size} numbers or nulls, one for each id, got {len(value)}", key)
     column = np.full(size, np.inf)
     for row, item in enumerate(value):
         if item is not None:
@@ -208,7 +207,7 @@ def _deadlines(fields: Fields, size: int) -> FloatArray:
             if number is None or not 0.0 <= number < float("inf"):
                 fields.fail(
                     f"expected a finite number of at least 0, or null for no deadline, got {show(item)}",
-                    at=f".{key}[{row}]",
+                    f"{key}[{row}]",
                 )
             column[row] = number
     return column

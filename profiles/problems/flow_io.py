@@ -13,9 +13,10 @@ import numpy as np
 
 from gpuplan.errors import InputError
 from gpuplan.profiles.problems.documents import read_document
-from gpuplan.profiles.problems.fields import Fields, as_float, show
+from gpuplan.profiles.problems.fields import Fields
 from gpuplan.profiles.problems.flow import FloatArray, FlowProblem, IntArray
 from gpuplan.profiles.problems.placement_io import check_schema
+from gpuplan.profiles.records import as_float, show
 
 SCHEMA: Final = "gpuplan/flow-problem/1"
 SOURCE: Final = "source"
@@ -45,9 +46,9 @@ def flow_from_dict(document: Any, source: str | None = None) -> FlowProblem:
         With the JSON path of the first defect found.
     """
     check_schema(document, SCHEMA, source)
-    root = Fields(document, place="$", source=source, keys=_KEYS)
+    root = Fields(document, source=source, keys=_KEYS)
     root.text("comment", "", empty=True)
-    num_layers = root.count("num_layers")
+    num_layers = root.whole("num_layers", minimum=1)
     kinds, throughput = _throughput(root)
     names, node_kinds = _nodes(root, kinds)
     links, from_source, to_sink = _links(root, names)
@@ -69,13 +70,13 @@ def _throughput(root: Fields) -> tuple[tuple[str, ...], tuple[FloatArray, ...]]:
     key = "throughput_tokens_per_s"
     value = root.get(key, "an object with one list a kind")
     if not isinstance(value, Mapping) or not value:
-        root.fail(f"expected an object with at least one kind, got {show(value)}", at=f".{key}")
+        root.fail(f"expected an object with at least one kind, got {show(value)}", key)
     for kind, row in value.items():
         if not isinstance(kind, str) or not kind:
-            root.fail(f"expected kinds to be non-empty text, got {show(kind)}", at=f".{key}")
+            root.fail(f"expected kinds to be non-empty text, got {show(kind)}", key)
         if not isinstance(row, list):
-            root.fail(f"expected a list of tokens/s for 1, 2, … layers, got {show(row)}", at=f".{key}.{kind}")
-    table = Fields(value, place=f"$.{key}", source=root.source, keys=value)
+            root.fail(f"expected a list of tokens/s for 1, 2, … layers, got {show(row)}", f"{key}.{kind}")
+    table = Fields(value, path=f"$.{key}", source=root.source, keys=value)
     return tuple(value), tuple(table.vector(kind, len(row), "number of layers") for kind, row in value.items())
 
 
@@ -83,14 +84,14 @@ def _nodes(root: Fields, kinds: tuple[str, ...]) -> tuple[tuple[str, ...], IntAr
     numbers = {kind: k for k, kind in enumerate(kinds)}
     first: dict[str, int] = {}
     chosen = []
-    for i, node in enumerate(root.children("nodes", ("name", "kind"))):
+    for i, node in enumerate(root.records("nodes", ("name", "kind"), least=1)):
         name, kind = node.text("name"), node.text("kind")
         if name in (SOURCE, SINK):
-            node.fail(f"expected a name other than {SOURCE!r} and {SINK!r}, got {name!r}; rename the node", at=".name")
+            node.fail(f"expected a name other than {SOURCE!r} and {SINK!r}, got {name!r}; rename the node", "name")
         if name in first:
-            node.fail(f"expected distinct node names, got {name!r} again (first at $.nodes[{first[name]}])", at=".name")
+            node.fail(f"expected distinct node names, got {name!r} again (first at $.nodes[{first[name]}])", "name")
         if kind not in numbers:
-            node.fail(f"expected one of the kinds {', '.join(kinds)}, got {show(kind)}", at=".kind")
+            node.fail(f"expected one of the kinds {', '.join(kinds)}, got {show(kind)}", "kind")
         first[name] = i
         chosen.append(numbers[kind])
     return tuple(first), np.array(chosen, dtype=np.int64)
@@ -104,7 +105,7 @@ def _links(root: Fields, names: tuple[str, ...]) -> tuple[FloatArray, FloatArray
     receivers = {name: i for i, name in enumerate(names)} | {SINK: size}
     items = root.get("links", "a list of links")
     if not isinstance(items, list):
-        root.fail(f"expected a list of links, got {show(items)}", at=".links")
+        root.fail(f"expected a list of links, got {show(items)}", "links")
     first: dict[tuple[int, int], int] = {}
     for index, item in enumerate(items):
         pair, capacity = _link(root, item, index, senders, receivers)
@@ -137,16 +138,16 @@ def _link_error(
     root: Fields, item: Any, index: int, senders: Mapping[str, int], receivers: Mapping[str, int]
 ) -> InputError:
     """Return what is wrong with a link that is not as usual."""
-    fields = Fields(item, place=f"$.links[{index}]", source=root.source, keys=_LINK_KEYS)
+    fields = Fields(item, path=f"$.links[{index}]", source=root.source, keys=_LINK_KEYS)
     for key, known, word in (("from", senders, SOURCE), ("to", receivers, SINK)):
         name = fields.text(key)
         if name not in known:
-            fields.fail(f"expected a node or {word!r}, got {show(name)}", at=f".{key}")
+            fields.fail(f"expected a node or {word!r}, got {show(name)}", key)
     fields.number("capacity_tokens_per_s")
     sender = fields.text("from")
     ends = f"one from {SOURCE!r} to {SINK!r}" if sender == SOURCE else f"one from {sender!r} to itself"
     message = f"expected a link between two nodes, or a node and one end, got {ends}; remove it"
-    return InputError(message, source=root.source, place=fields.place)
+    return InputError(message, source=root.source, place=fields.path)
 
 
 def _fail_link(root: Fields, index: int, message: str) -> NoReturn:
@@ -159,7 +160,7 @@ def _max_hops(root: Fields) -> int | None:
         return None
     number = as_float(value)
     if number is None or not number >= 0.0 or number != number // 1:
-        root.fail(f"expected a whole number of at least 0, or null, got {show(value)}", at=".max_hops")
+        root.fail(f"expected a whole number of at least 0, or null, got {show(value)}", "max_hops")
     return int(number)
 
 

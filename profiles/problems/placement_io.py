@@ -22,10 +22,11 @@ import numpy as np
 
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles.problems.documents import read_document
-from gpuplan.profiles.problems.fields import Fields, FloatArray, show
+from gpuplan.profiles.problems.fields import Fields, FloatArray
 from gpuplan.profiles.problems.hop_units import by_unit
 from gpuplan.profiles.problems.hops import check_entries
 from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, ObjectiveName, Timing, hop_table
+from gpuplan.profiles.records import show
 
 SCHEMA = "gpuplan/placement-problem/1"
 
@@ -60,9 +61,9 @@ def placement_from_dict(document: Any, source: str | None = None) -> DensePlacem
         With the JSON path of the first defect found.
     """
     check_schema(document, SCHEMA, source)
-    root = Fields(document, place="$", source=source, keys=_KEYS)
-    devices = root.children("devices", _DEVICE_KEYS)
-    layers = root.children("layers", _LAYER_KEYS)
+    root = Fields(document, source=source, keys=_KEYS)
+    devices = root.records("devices", _DEVICE_KEYS, least=1)
+    layers = root.records("layers", _LAYER_KEYS, least=1)
     for rows, columns, what in ((len(devices), len(devices), "hops"), (len(devices), len(layers), "layer times")):
         check_entries(rows * columns, f"the {what} of {len(devices):,} devices")
     names = tuple(device.text("name") for device in devices)
@@ -85,8 +86,8 @@ def placement_from_dict(document: Any, source: str | None = None) -> DensePlacem
         fixed_bytes=root.number("fixed_bytes", 0.0),
         single_stage_saving_bytes=root.number("single_stage_saving_bytes", 0.0),
         objective=objective,
-        max_devices=None if root.value.get("max_devices") is None else root.count("max_devices"),
-        front=root.flag("front", False),
+        max_devices=None if root.value.get("max_devices") is None else root.whole("max_devices", minimum=1),
+        front=root.boolean("front", False),
     )
 
 
@@ -111,7 +112,7 @@ def _check_distinct(devices: list[Fields], names: tuple[str, ...]) -> None:
     for i, name in enumerate(names):
         if name in first:
             devices[i].fail(
-                f"expected distinct device names, got {name!r} again (first at $.devices[{first[name]}])", at=".name"
+                f"expected distinct device names, got {name!r} again (first at $.devices[{first[name]}])", "name"
             )
         first[name] = i
 
@@ -120,20 +121,16 @@ def _objective(root: Fields) -> Objective:
     # A front asks for every objective at once, so it alone may leave this out.
     if "objective" not in root and root.value.get("front") is True:
         return Objective()
-    raw = root.child("objective", ("name", "latency_weight", "devices_weight"))
-    name = raw.text("name")
-    if name not in get_args(ObjectiveName):
-        raw.fail(f"expected one of {', '.join(get_args(ObjectiveName))}, got {show(name)}", at=".name")
+    raw = root.record("objective", ("name", "latency_weight", "devices_weight"))
+    name = raw.choice("name", get_args(ObjectiveName))
     if name != "balanced":
         for key in ("latency_weight", "devices_weight"):
             if key in raw:
-                raw.fail(
-                    f"expected weights with the objective balanced only, got one with {name}; remove it", at=f".{key}"
-                )
+                raw.fail(f"expected weights with the objective balanced only, got one with {name}; remove it", key)
         return Objective(name)  # type: ignore[arg-type]
     weights = raw.number("latency_weight", 10.0), raw.number("devices_weight", 1.0)
     if weights == (0.0, 0.0):
-        raw.fail("expected at least one weight above 0, got two zeros", at=".latency_weight")
+        raw.fail("expected at least one weight above 0, got two zeros", "latency_weight")
     return Objective("balanced", *weights)
 
 
@@ -145,7 +142,7 @@ def _prices(devices: list[Fields], objective: Objective) -> FloatArray:
         elif objective.name == "cost":
             device.fail(
                 "expected a price for the objective cost, got none; price every device or ask for another objective",
-                at=".price_per_hour",
+                "price_per_hour",
             )
     return prices
 
@@ -157,8 +154,8 @@ def _micro_batches(root: Fields) -> int | Literal["stages"]:
     if value == "stages":
         return "stages"
     if isinstance(value, str):
-        root.fail(f'expected a whole number of at least 1 or "stages", got {show(value)}', at=".micro_batches")
-    return root.count("micro_batches")
+        root.fail(f'expected a whole number of at least 1 or "stages", got {show(value)}', "micro_batches")
+    return root.whole("micro_batches", minimum=1)
 
 
 def _timings(root: Fields, layers: list[Fields], num_devices: int) -> tuple[Timing, Timing]:
@@ -167,9 +164,9 @@ def _timings(root: Fields, layers: list[Fields], num_devices: int) -> tuple[Timi
     boundary = np.array([layer.number("boundary_bytes") for layer in layers])
     hop = _hops(root, "hop_latency_s", "hop_s_per_byte", num_devices)
     own = _own_return(root, num_devices)
-    cycle = root.child("cycle", _CYCLE_KEYS) if "cycle" in root else None
+    cycle = root.record("cycle", _CYCLE_KEYS) if "cycle" in root else None
     cycle_own = _own_return(cycle, num_devices) if cycle is not None else None
-    asked = root.flag("return_hop", False)
+    asked = root.boolean("return_hop", False)
     if "return_hop" in root and not asked:
         own = cycle_own = None
     latency = Timing(compute, hop, boundary, *_return(own, asked, hop, boundary))
@@ -193,7 +190,7 @@ def _return(
 def _own_return(fields: Fields, num_devices: int) -> tuple[HopTable, float] | None:
     if "return" not in fields:
         return None
-    raw = fields.child("return", _RETURN_KEYS)
+    raw = fields.record("return", _RETURN_KEYS)
     return _hops(raw, "latency_s", "s_per_byte", num_devices), raw.number("bytes")
 
 

@@ -60,7 +60,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "missing_time": (lambda d: d["time"].pop("step_fixed_s"), r"\$\.time\.step_fixed_s.*missing"),
     "nan_time": (lambda d: d["time"].update(step_fixed_s=float("nan")), r"\$\.time\.step_fixed_s.*got nan"),
     "missing_weight": (lambda d: d["objective"].pop("makespan"), r"\$\.objective\.makespan.*missing"),
-    "bad_deadlines": (lambda d: d["objective"].update(deadlines="firm"), r"objective\.deadlines.*soft or hard"),
+    "bad_deadlines": (lambda d: d["objective"].update(deadlines="firm"), r"objective\.deadlines.*one of soft, hard"),
     "no_requests": (lambda d: d["requests"].update(id=[]), r"\$\.requests\.id: expected at least one request"),
     "short_column": (lambda d: d["requests"]["prompt_tokens"].pop(), r"requests\.prompt_tokens: expected 5 numbers"),
     "text_tokens": (lambda d: _set(d, "prompt_tokens", 1, "9"), r"prompt_tokens\[1\]: expected a number, got the text"),
@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "id_twice": (lambda d: _set(d, "id", 1, "a"), r"requests\.id\[1\]: expected distinct ids, got 'a' again"),
     "boolean_id": (lambda d: _set(d, "id", 1, True), r"id\[1\]: expected text or a whole number, got true"),
     "too_large": (lambda d: _set(d, "prompt_tokens", 4, 4000), r"\$\.requests: .*got 5 \(4010 tokens\)"),
-    "unknown_key": (lambda d: d["requests"].update(slo=1), r"\$\.requests\.slo: unknown key"),
+    "unknown_key": (lambda d: d["requests"].update(slo=1), r"\$\.requests\.slo: expected one of the keys .*unknown"),
     "other_version": (lambda d: d.update(schema="gpuplan/batching-problem/2"), r"\$\.schema: expected version"),
 }
 

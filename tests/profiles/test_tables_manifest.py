@@ -94,7 +94,7 @@ MANIFEST_DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown unit": ({"time_unit": "h"}, r"\$.time_unit: expected one of s, ms, us"),
     "unknown column": ({"columns": {"size": "n"}}, r"\$.columns.size: expected one of the keys"),
     "column that is not there": ({"columns": {"covers": "operator"}}, r"expected a column 'operator', got the columns"),
-    "degree of 0": ({"tensor_parallel": 0}, r"\$.tensor_parallel: expected a whole number from 1"),
+    "degree of 0": ({"tensor_parallel": 0}, r"\$.tensor_parallel: expected a whole number of at least 1"),
     "half a shape": ({"shape": {"hidden_size": 1}}, r"\$.shape.dtype: expected the key dtype"),
     "no data file": ({"data": "other.csv"}, r"expected a table file, found none"),
 }
