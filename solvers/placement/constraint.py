@@ -26,29 +26,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.errors import SolverUnavailableError, UsageError
-from gpuplan.plans.placement_solution import PlacementSolution, StageRange
-from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.plans.placement_solution import StageRange
 from gpuplan.solvers.external.worker import Event, Reply, worker_for
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
-from gpuplan.solvers.placement.evaluate import broken_rule
-from gpuplan.solvers.placement.goals import (
-    TIE,
-    Blocks,
-    Goal,
-    Stages,
-    Step,
-    check_supported,
-    first_goal,
-    make_blocks,
-    refuse_counted_micro_batches,
-    refuse_large,
-    solve_goals,
-)
-from gpuplan.solvers.result import Report, Result
+from gpuplan.solvers.placement.cross_checks import CrossCheck, Run, refuse_large
+from gpuplan.solvers.placement.goals import TIE, Goal, Step, first_goal
+from gpuplan.solvers.placement.holders import Blocks, Holders, Stages, make_blocks
+from gpuplan.solvers.result import Report
 
 if TYPE_CHECKING:
     from gpuplan.solvers.external.child import Channel
@@ -138,17 +127,24 @@ class Model:
         return literal
 
     def _limits(self, stages: int | None) -> None:
-        used = sum(unused.negated() for unused in self.unused)
         if stages is not None:
-            self.model.add(used == stages)
-        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.stages_cap) if cap is not None]
+            self.model.add(sum(unused.negated() for unused in self.unused) == stages)
+        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.devices_cap) if cap is not None]
         if caps:
-            self.model.add(used <= min(caps))
+            self.model.add(self._devices(1) <= min(caps))
+        shared = self.blocks.holders.shared
+        for _, terms, most in () if shared is None else shared.rows():
+            self.model.add(sum(round(count) * self.unused[h].negated() for h, count in terms) <= round(most))
         if self.goal.price_cap is not None:
             top = float(self.blocks.problem.price_per_hour.max()) or 1.0
             # Rounded down on the left and up on the right: no plan within the cap is lost.
             unit = LARGEST / top
             self.model.add(self._price(unit) <= math.ceil(self.goal.price_cap * (1 + TIE) * unit))
+
+    def _devices(self, each: int) -> Any:
+        """Return the devices in use, `each` a device."""
+        sizes = self.blocks.holders.sizes.tolist()
+        return sum(each * size * unused.negated() for size, unused in zip(sizes, self.unused, strict=True))
 
     def _price(self, unit: float) -> Any:
         prices = self.blocks.problem.price_per_hour
@@ -192,16 +188,25 @@ class Model:
         if goal.bottleneck:
             terms = self._times("cycle", self.scale)
             theta = self.model.new_int_var(0, sum(time for _, time, _ in terms), "theta")
-            for device in range(self.blocks.problem.num_devices):
-                self.model.add(sum(time * literal for d, time, literal in terms if d == device) <= theta)
+            self._cap_cycle(terms, theta)
             value = theta
+        if goal.cycle_cap is not None:
+            unit = LARGEST / goal.cycle_cap if goal.cycle_cap > 0.0 else 1.0
+            most = math.ceil(goal.cycle_cap * (1 + TIE) * unit)
+            # What is above the cap by itself is cut to just above it, so that no coefficient is too large.
+            self._cap_cycle([(d, min(time, most + 1), lit) for d, time, lit in self._times("cycle", unit)], most)
         if goal.latency:
             value += sum(time * literal for _, time, literal in self._times("latency", goal.latency * self.scale))
-        if goal.stages:
-            value += math.floor(goal.stages * self.scale) * sum(unused.negated() for unused in self.unused)
+        if goal.devices:
+            value += self._devices(math.floor(goal.devices * self.scale))
         if goal.price:
             value += self._price(goal.price * self.scale)
         self.model.minimize(value)
+
+    def _cap_cycle(self, terms: list[tuple[int, int, Any]], most: Any) -> None:
+        """Keep what every holder takes within a cap."""
+        for holder in range(self.blocks.problem.num_devices):
+            self.model.add(sum(time * literal for d, time, literal in terms if d == holder) <= most)
 
     def stages(self, value: Callable[[Any], bool]) -> list[tuple[int, int, int]]:
         """Read the pipeline (device, start, stop) from the values of literals."""
@@ -216,7 +221,7 @@ class Model:
 
 def _scale(blocks: Blocks, goal: Goal) -> float:
     """Return units per second (or stage, or price) such that the largest coefficient is 2²⁸."""
-    largest = goal.stages
+    largest = goal.devices * float(blocks.holders.sizes.max())
     if goal.price:
         largest = max(largest, goal.price * float(blocks.problem.price_per_hour.max()))
     if goal.latency or goal.bottleneck:
@@ -233,7 +238,7 @@ def _scale(blocks: Blocks, goal: Goal) -> float:
 
 def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Build and solve one model; runs in the child. Points are told as flat lists of device, start, stop."""
-    model = Model(make_blocks(payload["problem"]), payload["goal"], payload["stages"])
+    model = Model(make_blocks(payload["holders"]), payload["goal"], payload["stages"])
     if payload["hint"] is not None:
         model.hint(payload["hint"])
     solver = model.cp.CpSolver()
@@ -286,7 +291,7 @@ def stopping(solver: Any, channel: Channel) -> Iterator[None]:
 
 def write_here(payload: dict[str, Any], channel: Channel) -> bool:
     """Write a model to a file; runs in the child."""
-    model = Model(make_blocks(payload["problem"]), payload["goal"], None)
+    model = Model(make_blocks(payload["holders"]), payload["goal"], None)
     return bool(model.model.export_to_file(payload["path"]))
 
 
@@ -314,32 +319,7 @@ def _stages(keys: Any) -> Stages:
     return tuple(StageRange(int(d), int(i), int(j)) for d, i, j in keys)
 
 
-def _minimise(
-    problem: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None, budget: Budget, seed: int
-) -> Step:
-    """Solve one model, M a number."""
-    if budget.exhausted():
-        return Step(None, -math.inf)
-    budget.spend(1)
-    if not make_blocks(problem).blocks:
-        return Step(None, math.inf, infeasible=True)
-    seconds = None if math.isinf(budget.remaining_s) else max(budget.remaining_s, 0.01)
-    payload = {
-        "problem": problem,
-        "goal": goal,
-        "stages": stages,
-        "hint": None if hint is None else [(s.device, s.start, s.stop) for s in hint],
-        "until": None if seconds is None else time.monotonic() + seconds,
-        "threads": budget.limits.threads,
-        "seed": seed,
-    }
-    heard = _Heard(budget)
-    with worker_for(_LIBRARY) as worker:
-        reply = worker.run(f"{_HERE}:work", payload, seconds=seconds, cancel=budget.limits.cancel, on_event=heard)
-    return _step(problem, reply, heard)
-
-
-def _step(problem: DensePlacement, reply: Reply, heard: _Heard) -> Step:
+def _step(holders: Holders, reply: Reply, heard: _Heard) -> Step:
     """Turn the child's reply, or what it told before it ended, into a step."""
     if reply.kind == "SolverUnavailableError":
         raise SolverUnavailableError(reply.note)
@@ -356,91 +336,88 @@ def _step(problem: DensePlacement, reply: Reply, heard: _Heard) -> Step:
             bound = float(reply.answer["bound"])
         except (AssertionError, KeyError, TypeError, ValueError):
             failure = f"{_LIBRARY} answered with something that is no solution"
-    if stages is not None and broken_rule(problem, stages) is not None:
+    if stages is not None and holders.fault(stages) is not None:
         stages = None
     return Step(stages, bound, failure=failure)
 
 
-def _check(problem: DensePlacement) -> int:
-    """Refuse what the model does not take; return how many literals it may have."""
-    check_supported(problem, "cp-sat")
-    n, D = problem.num_layers, problem.num_devices
-    literals = D * n * (n + 1) // 2 + D * (D - 1) * max(n - 1, 0)
-    refuse_large(problem, "cp-sat", literals, MAX_VARIABLES)
-    if not available():
-        raise SolverUnavailableError("cp-sat needs OR-Tools, which is not installed; run pip install ortools")
-    return literals
+@dataclass(slots=True)
+class _ConstraintRun(Run):
+    """One call: the budget, and what the search runs with."""
 
+    budget: Budget
+    seed: int
 
-def solve(
-    problem: DensePlacement, limits: Limits, seed: int = 0, *, warm_start: PlacementSolution | None = None
-) -> Result[PlacementSolution]:
-    """Solve the circuit model with CP-SAT, in a process of its own.
+    def once(self, holders: Holders, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
+        """Solve one model, M a number."""
+        budget = self.budget
+        if budget.exhausted():
+            return Step(None, -math.inf)
+        budget.spend(1)
+        if not make_blocks(holders).blocks:
+            return Step(None, math.inf, infeasible=True)
+        seconds = None if math.isinf(budget.remaining_s) else max(budget.remaining_s, 0.01)
+        payload = {
+            "holders": holders,
+            "goal": goal,
+            "stages": stages,
+            "hint": None if hint is None else [(s.device, s.start, s.stop) for s in hint],
+            "until": None if seconds is None else time.monotonic() + seconds,
+            "threads": budget.limits.threads,
+            "seed": self.seed,
+        }
+        heard = _Heard(budget)
+        with worker_for(_LIBRARY) as worker:
+            reply = worker.run(f"{_HERE}:work", payload, seconds=seconds, cancel=budget.limits.cancel, on_event=heard)
+        return _step(holders, reply, heard)
 
-    Parameters
-    ----------
-    problem
-        Objectives latency, bottleneck, efficiency, cost, balanced; no front.
-    limits
-        Time, hard, is shared by the steps of an objective; several threads take turns; a cancel is seen at once.
-    seed
-        Seed of the search.
-    warm_start
-        A plan given as a hint; never left for a worse one.
-
-    Returns
-    -------
-    Result
-        ``optimal`` when plan and bound (rounding included) agree within 1e-6; else as in `linear_forms.LinearMethod`.
-
-    Raises
-    ------
-    UnsupportedError
-        Other objectives, fronts, models of over 50,000 literals or, by estimate, too much memory.
-    SolverUnavailableError
-        OR-Tools is not installed.
-    """
-    literals = _check(problem)
-    refuse_memory("cp-sat", literals * BYTES_PER_LITERAL, limits)
-    budget = Budget(limits)
-
-    def once(part: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
-        return _minimise(part, goal, stages, hint, budget, seed)
-
-    def report() -> Report:
+    def report(self) -> Report:
+        """Return how the answer was reached."""
+        threads = self.budget.limits.threads
         return Report(
             "cp-sat",
-            seed=seed,
-            wall_time_s=budget.elapsed_s,
-            work=budget.work,
+            seed=self.seed,
+            wall_time_s=self.budget.elapsed_s,
+            work=self.budget.work,
             bound_kind="bound of CP-SAT, rounding included",
             proof="clause learning and LP relaxation of the circuit form, CP-SAT, times rounded down to whole numbers",
-            options={"workers": limits.threads, "interleaved": limits.threads > 1},
+            options={"workers": threads, "interleaved": threads > 1},
         )
 
-    return solve_goals(problem, "cp-sat", once, budget, warm_start, report)
+
+class ConstraintMethod(CrossCheck):
+    """The circuit model as a solver."""
+
+    name = "cp-sat"
+
+    def check(self, holders: Holders, limits: Limits) -> None:
+        """Refuse models of too many literals or, by estimate, too much memory; OR-Tools must be installed."""
+        problem = holders.problem
+        n, D = problem.num_layers, problem.num_devices
+        literals = D * n * (n + 1) // 2 + D * (D - 1) * max(n - 1, 0)
+        refuse_large(problem, self.name, literals, MAX_VARIABLES)
+        if not available():
+            raise SolverUnavailableError("cp-sat needs OR-Tools, which is not installed; run pip install ortools")
+        refuse_memory(self.name, literals * BYTES_PER_LITERAL, limits)
+
+    def run(self, limits: Limits, seed: int, **options: Any) -> Run:
+        """Return a call of it."""
+        return _ConstraintRun(Budget(limits), seed)
+
+    def write(self, holders: Holders, path: Path) -> None:
+        """Write the model as ``.pb`` or ``.txt`` protocol buffer."""
+        if path.suffix not in (".pb", ".txt"):
+            raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {path.name!r}")
+        written = False
+        if path.parent.is_dir():
+            payload = {"holders": holders, "goal": first_goal(holders.problem), "path": str(path.resolve())}
+            with worker_for(_LIBRARY) as worker:
+                reply = worker.run(f"{_HERE}:write_here", payload, seconds=None)
+            written = reply.outcome == "done" and reply.answer is True  # type: ignore[comparison-overlap]
+        if not written:
+            raise UsageError(f"cannot write the model to {path}; give a folder that exists and can be written to")
 
 
-def write_model(problem: DensePlacement, path: str | Path) -> None:
-    """Write the model as ``.pb`` or ``.txt`` protocol buffer (of a pair and of balanced: its first step).
-
-    Raises
-    ------
-    UsageError
-        Another suffix, or a place that cannot be written.
-    UnsupportedError
-        As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
-    """
-    _check(problem)
-    refuse_counted_micro_batches(problem)
-    target = Path(path)
-    if target.suffix not in (".pb", ".txt"):
-        raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {target.name!r}")
-    written = False
-    if target.parent.is_dir():
-        payload = {"problem": problem, "goal": first_goal(problem), "path": str(target.resolve())}
-        with worker_for(_LIBRARY) as worker:
-            reply = worker.run(f"{_HERE}:write_here", payload, seconds=None)
-        written = reply.outcome == "done" and reply.answer is True  # type: ignore[comparison-overlap]
-    if not written:
-        raise UsageError(f"cannot write the model to {target}; give a folder that exists and can be written to")
+METHOD = ConstraintMethod()
+solve = METHOD.solve
+write_model = METHOD.write_model

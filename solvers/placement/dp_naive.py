@@ -23,8 +23,10 @@ from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.placement.baselines.common import most_devices, stage_counts, with_micro_batches
+from gpuplan.solvers.placement.cross_checks import check_start, check_supported, conclude
 from gpuplan.solvers.placement.evaluate import evaluate
-from gpuplan.solvers.placement.goals import TIE, Answer, Stages, check_start, check_supported, conclude, make_blocks
+from gpuplan.solvers.placement.goals import TIE, Answer
+from gpuplan.solvers.placement.holders import Stages, device_holders, make_blocks
 from gpuplan.solvers.result import Report, Result, Value
 
 MAX_DEVICES = 12
@@ -94,7 +96,7 @@ def _fill(problem: DensePlacement, timing: str, budget: Budget, table: Table, co
 
 
 def _numbers(problem: DensePlacement, timing: str) -> _Numbers:
-    parts = make_blocks(problem)
+    parts = make_blocks(device_holders(problem))
     blocks: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for d, i, j in parts.blocks:
         blocks.setdefault((d, i), []).append((j, parts.block_s(timing, d, i, j)))
@@ -244,7 +246,7 @@ def solve(
         ``optimal``, ``infeasible``, or at a limit the best plan so far without a bound (``no_solution`` without one).
     """
     _check(problem, limits)
-    start = check_start(problem, warm_start)
+    start = check_start(device_holders(problem), warm_start)
     budget = Budget(limits)
     timing = "cycle" if problem.objective.name == "bottleneck" else "latency"
     table = fill(problem, timing, budget)

@@ -14,30 +14,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpuplan.plans.placement_solution import PlacementSolution
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Builder, OutOfTimeError, Terms, times
 from gpuplan.solvers.external.isolated import LIBRARIES, LinearEngine, solve_isolated
 from gpuplan.solvers.external.linear import FloatArray, LinearModel, memory_estimate
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
-from gpuplan.solvers.placement.evaluate import broken_rule
-from gpuplan.solvers.placement.goals import (
-    TIE,
-    Blocks,
-    Goal,
-    Stages,
-    Step,
-    check_supported,
-    first_goal,
-    make_blocks,
-    refuse_counted_micro_batches,
-    refuse_large,
-    solve_goals,
-)
-from gpuplan.solvers.result import Report, Result
+from gpuplan.solvers.placement.cross_checks import CrossCheck, Run, refuse_large
+from gpuplan.solvers.placement.goals import TIE, Goal, Step, first_goal
+from gpuplan.solvers.placement.holders import Blocks, Holders, Stages, make_blocks
+from gpuplan.solvers.result import Report
 
 Engine = LinearEngine
 #: Modules an engine needs.
@@ -82,8 +71,11 @@ class LinearForm(abc.ABC):
         self._theta: int | None = None
         self.make_variables()
         self.make_rows(stages)
+        self._cap_devices()
         if goal.price_cap is not None:
             self._cap_price(goal.price_cap)
+        if goal.cycle_cap is not None:
+            self._cap_cycle(goal.cycle_cap)
         self.builder.check()
         self._set_objective()
         self.builder.check()
@@ -114,8 +106,8 @@ class LinearForm(abc.ABC):
         """Return what sums up to the price."""
 
     @abc.abstractmethod
-    def used(self) -> Terms:
-        """Return what sums up to the number of stages."""
+    def used(self) -> list[tuple[int, int]]:
+        """List (holder, variable): the variables of a holder sum up to whether it is used."""
 
     @abc.abstractmethod
     def stages(self, values: list[float]) -> Stages:
@@ -144,11 +136,33 @@ class LinearForm(abc.ABC):
         terms = [(k[0], z, self.blocks.link_s(timing, *k)) for k, z in self.z.items()]
         return terms + [(k[0], r, self.blocks.return_s(timing, *k)) for k, r in self.r.items()]
 
-    def cap_devices(self, used: Terms) -> None:
-        """Add the device limit of the problem and that of an earlier step."""
-        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.stages_cap) if cap is not None]
+    def devices(self) -> Terms:
+        """Return what sums up to the number of devices."""
+        sizes = self.blocks.holders.sizes
+        return [(column, float(sizes[holder])) for holder, column in self.used()]
+
+    def _cap_devices(self) -> None:
+        """Add the device limit of the problem and that of an earlier step, and what holders share."""
+        caps = [cap for cap in (self.blocks.problem.max_devices, self.goal.devices_cap) if cap is not None]
         if caps:
-            self.builder.at_most("devices", used, float(min(caps)))
+            self.builder.at_most("devices", self.devices(), float(min(caps)))
+        shared = self.blocks.holders.shared
+        for name, terms, most in () if shared is None else shared.rows():
+            weight = dict(terms)
+            self.builder.at_most(name, [(column, weight[h]) for h, column in self.used() if h in weight], most)
+
+    def _cap_cycle(self, cap_s: float) -> None:
+        """Keep every stage with its hop within a cap, in units of the cap."""
+        unit = 1000.0 / cap_s if cap_s > 0.0 else 1.0
+        for holder, terms in self._cycles(unit).items():
+            self.builder.at_most(f"cycle_{holder}", terms, cap_s * (1 + TIE) * unit)
+
+    def _cycles(self, factor: float) -> dict[int, Terms]:
+        """Return the time of a stage with its hop, by holder."""
+        by_holder: dict[int, Terms] = {}
+        for holder, column, seconds in self.seconds("cycle"):
+            by_holder.setdefault(holder, []).append((column, seconds))
+        return {holder: times(by_holder[holder], factor) for holder in sorted(by_holder)}
 
     def _cap_price(self, price_cap: float) -> None:
         prices = self.price()
@@ -159,19 +173,15 @@ class LinearForm(abc.ABC):
         goal, cost = self.goal, self.builder.cost
         if goal.bottleneck:
             self._theta = self.builder.add("theta", math.inf)
-            by_device: dict[int, Terms] = {}
-            for device, column, seconds in self.seconds("cycle"):
-                by_device.setdefault(device, []).append((column, seconds))
-            for device in sorted(by_device):
-                stage = times(by_device[device], self.scale)
-                self.builder.at_most(f"stage_{device}", [*stage, (self._theta, -1.0)], 0.0)
+            for holder, terms in self._cycles(self.scale).items():
+                self.builder.at_most(f"stage_{holder}", [*terms, (self._theta, -1.0)], 0.0)
             cost.append((self._theta, 1.0))
         if goal.latency:
             cost += times(
                 [(column, seconds) for _, column, seconds in self.seconds("latency")], goal.latency * self.scale
             )
-        if goal.stages:
-            cost += times(self.used(), goal.stages * self.scale)
+        if goal.devices:
+            cost += times(self.devices(), goal.devices * self.scale)
         if goal.price:
             cost += times(self.price(), goal.price * self.scale)
 
@@ -194,7 +204,7 @@ class LinearForm(abc.ABC):
 
 def _scale(blocks: Blocks, goal: Goal) -> float:
     """Return the factor that brings a typical value of the goal to 1,000."""
-    problem, typical = blocks.problem, goal.stages
+    problem, typical = blocks.problem, goal.devices
     if goal.price:
         typical += goal.price * float(problem.price_per_hour.max())
     if goal.latency or goal.bottleneck:
@@ -209,8 +219,8 @@ def _scale(blocks: Blocks, goal: Goal) -> float:
 
 
 @dataclass(slots=True)
-class _Run:
-    """One call of `LinearMethod.solve`: the form, the engine, the budget, and what went wrong or was done."""
+class _LinearRun(Run):
+    """One call of a `LinearMethod`: the form, the engine, the budget, and what went wrong or was done."""
 
     name: str
     form: type[LinearForm]
@@ -219,11 +229,11 @@ class _Run:
     seed: int
     finished: bool = True
 
-    def minimise(self, problem: DensePlacement, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
+    def once(self, holders: Holders, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
         """Build and solve one model, M a number."""
-        blocks = make_blocks(problem)
+        blocks = make_blocks(holders)
         starts, ends = {i for _, i, _ in blocks.blocks}, {j for *_, j in blocks.blocks}
-        if 0 not in starts or problem.num_layers not in ends:
+        if 0 not in starts or holders.problem.num_layers not in ends:
             return Step(None, math.inf, infeasible=True)
         if self.budget.exhausted():
             self.finished = False
@@ -248,7 +258,7 @@ class _Run:
         if answer.status == "infeasible":
             return Step(None, math.inf, infeasible=True)
         plan = None if answer.x is None else form.stages(answer.x.tolist())
-        if plan is not None and broken_rule(problem, plan) is not None:
+        if plan is not None and holders.fault(plan) is not None:
             plan = None  # holds within the engine's tolerances only
         return Step(plan, answer.bound / form.scale, failure=answer.note if answer.status == "failed" else "")
 
@@ -271,77 +281,28 @@ class _Run:
         self.budget.report(self.name, None if value is None else value / form.scale, known)
 
 
-@dataclass(frozen=True, slots=True)
-class LinearMethod:
-    """A linear form as a solver: its name, its model, and the variables it takes at most."""
+class LinearMethod(CrossCheck):
+    """A linear form as a solver: its name, its model, and the variables it takes at most.
 
-    name: str
-    form: type[LinearForm]
-    most: int
+    Option ``engine``: ``highs`` or ``cbc``. The seed is CBC's; HiGHS runs with its fixed default.
+    """
 
-    def solve(
-        self,
-        problem: DensePlacement,
-        limits: Limits,
-        seed: int = 0,
-        *,
-        engine: Engine = "highs",
-        warm_start: PlacementSolution | None = None,
-    ) -> Result[PlacementSolution]:
-        """Solve a placement as a linear model.
+    def __init__(self, name: str, form: type[LinearForm], most: int) -> None:
+        self.name, self.form, self.most = name, form, most
 
-        Parameters
-        ----------
-        problem
-            Objectives latency, bottleneck, efficiency, cost, balanced; no front.
-        limits
-            Time, hard, is shared by the steps of an objective; threads of the engine; a cancel is seen at once.
-        seed
-            Seed of CBC; HiGHS runs with its fixed default.
-        engine
-            ``highs`` or ``cbc``.
-        warm_start
-            A plan the engine starts from; never left for a worse one.
+    def check(self, holders: Holders, limits: Limits) -> None:
+        """Refuse models of too many variables or, by estimate, too much memory."""
+        size = self.form.size(holders.problem)
+        refuse_large(holders.problem, self.name, size.variables, self.most)
+        refuse_memory(self.name, memory_estimate(size.variables, size.rows, size.entries), limits)
 
-        Returns
-        -------
-        Result
-            ``optimal`` when plan and bound agree within 1e-6, ``feasible`` with the bound and gap so far,
-            ``infeasible`` (proven by the engine, checked), ``no_solution`` at a limit or where the engine failed
-            (`report.failure`).
-
-        Raises
-        ------
-        UnsupportedError
-            Other objectives, fronts, models of too many variables or, by estimate, too much memory.
-        SolverUnavailableError
-            PuLP or the engine is not installed.
-        """
-        size = self._size(problem)
+    def run(self, limits: Limits, seed: int, *, engine: Engine = "highs", **options: Any) -> Run:
+        """Return a call of it."""
         name = self.name if engine == "highs" else f"{self.name}-{engine}"
-        refuse_memory(name, memory_estimate(size.variables, size.rows, size.entries), limits)
-        run = _Run(name, self.form, engine, Budget(limits), seed)
-        return solve_goals(problem, name, run.minimise, run.budget, warm_start, run.report)
+        return _LinearRun(name, self.form, engine, Budget(limits), seed)
 
-    def write_model(self, problem: DensePlacement, path: str | Path) -> None:
-        """Write the model as ``.lp`` or ``.mps`` (of a pair and of balanced: its first step).
-
-        Raises
-        ------
-        UsageError
-            Another suffix, or a place that cannot be written.
-        UnsupportedError
-            As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
-        """
+    def write(self, holders: Holders, path: Path) -> None:
+        """Write the model as ``.lp`` or ``.mps``."""
         from gpuplan.solvers.external.pulp_models import write_linear
 
-        self._size(problem)
-        refuse_counted_micro_batches(problem)
-        write_linear(self.form(make_blocks(problem), first_goal(problem), None).linear, path)
-
-    def _size(self, problem: DensePlacement) -> Size:
-        """Refuse what the form does not take; return how large it may become."""
-        check_supported(problem, self.name)
-        size = self.form.size(problem)
-        refuse_large(problem, self.name, size.variables, self.most)
-        return size
+        write_linear(self.form(make_blocks(holders), first_goal(holders.problem), None).linear, path)

@@ -8,6 +8,7 @@ layer i−1 hands over from d to e; r[d,e] = 1 when d is last and e first (retur
     (3) Σ_{i,j} y[d,i,j] ≤ 1                                       a device holds one block
     (4) Σ_e r[d,e] = Σ_{i>0} y[d,i,n],  Σ_d r[d,e] = Σ_{j<n} y[e,0,j]
     (5) Σ y ≤ max_devices (= K where M is as many as the stages)
+    (6) Σ devices of part s that d takes·y ≤ devices of part s      where groups share devices (`holders.Shared`)
 
 latency minimises Σ c·y + Σ τ·z + Σ τ_r·r; bottleneck minimises θ ≥ Σ c·y[d] + Σ τ·z[d] + Σ τ_r·r[d] for each device.
 Other objectives: see `goals`. Engines, limits, starts: see `linear_forms`.
@@ -24,7 +25,7 @@ from typing import Any
 from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
-from gpuplan.solvers.placement.goals import Stages
+from gpuplan.solvers.placement.holders import Stages
 from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
 
 MAX_VARIABLES = 150_000
@@ -54,10 +55,8 @@ class BlockForm(LinearForm):
         self._flow()
         if self.blocks.returns is not None:
             self._return_hop()
-        everything = [(y, 1.0) for y in self.y.values()]
         if stages is not None:
-            self.builder.row("stages", everything, float(stages), float(stages))
-        self.cap_devices(everything)
+            self.builder.row("stages", [(y, 1.0) for y in self.y.values()], float(stages), float(stages))
 
     def _flow(self) -> None:
         """Add (1) to (3)."""
@@ -95,9 +94,9 @@ class BlockForm(LinearForm):
         """Return the price of each used device."""
         return [(y, float(self.blocks.problem.price_per_hour[d])) for (d, _, _), y in self.y.items()]
 
-    def used(self) -> Terms:
-        """Return what sums up to the number of stages."""
-        return [(y, 1.0) for y in self.y.values()]
+    def used(self) -> list[tuple[int, int]]:
+        """List (holder, variable) of every block."""
+        return [(d, y) for (d, _, _), y in self.y.items()]
 
     def stages(self, values: list[float]) -> Stages:
         """Read the pipeline from the variables' values."""
@@ -116,6 +115,6 @@ def _group(variables: dict[Any, int], key: Callable[[Any], Any]) -> dict[Any, li
     return groups
 
 
-_METHOD = LinearMethod("milp-blocks", BlockForm, MAX_VARIABLES)
-solve = _METHOD.solve
-write_model = _METHOD.write_model
+METHOD = LinearMethod("milp-blocks", BlockForm, MAX_VARIABLES)
+solve = METHOD.solve
+write_model = METHOD.write_model

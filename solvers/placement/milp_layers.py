@@ -10,6 +10,7 @@ z[d,e,i] and r[d,e] as in `milp`; w[d] ≤ 1 only where d holds every layer.
     (5) r[d,e] ≥ x[n−1,d] + x[0,e] − 1, d ≠ e;  without a route: x[n−1,d] + x[0,e] ≤ 1
     (6) x[k,d] ≤ Σ_{marked l} x[l,d]                          where every stage must hold a marked layer
     (7) Σ_d u[d] ≤ max_devices (≤ K where M is as many as the stages: fewer stages need less memory)
+    (8) Σ_d devices of part s that d takes·u[d] ≤ devices of part s      where groups share devices (`holders.Shared`)
 
 Objectives as in `milp`. Far fewer variables than the block form where layers are many, and a far weaker LP bound
 (5-8 % against 0-0.5 %): a hop costs nothing until two x are integers.
@@ -22,8 +23,7 @@ import itertools
 from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
-from gpuplan.solvers.placement.baselines.common import layer_bytes, room_bytes
-from gpuplan.solvers.placement.goals import Stages
+from gpuplan.solvers.placement.holders import Stages
 from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
 
 MAX_VARIABLES = 150_000
@@ -50,7 +50,9 @@ class LayerForm(LinearForm):
         self.s = {key: add("s_{}_{}".format(*key), 1.0) for key in held}
         self.u = {d: add(f"u_{d}", 1.0) for d in range(D)}
         self.make_hops()
-        whole = [d for d in range(D) if problem.single_stage_saving_bytes and all((i, d) in self.x for i in range(n))]
+        self.layer_bytes = self.blocks.holders.layer_bytes.tolist()
+        saving = self.blocks.holders.saving_bytes
+        whole = [d for d in range(D) if saving[d] and all((i, d) in self.x for i in range(n))]
         self.w = {d: add(f"w_{d}", 1.0) for d in whole}
 
     def make_rows(self, stages: int | None) -> None:
@@ -64,8 +66,7 @@ class LayerForm(LinearForm):
         if self.blocks.returns is not None:
             self._returns()
         if stages is not None:
-            self.builder.at_most("stages", self.used(), float(stages))
-        self.cap_devices(self.used())
+            self.builder.at_most("stages", [(u, 1.0) for u in self.u.values()], float(stages))
 
     def _layers(self) -> None:
         """Add (1)."""
@@ -86,15 +87,15 @@ class LayerForm(LinearForm):
 
     def _memory(self, d: int) -> None:
         """Add (3), in units of the room, so that the engines' tolerances are relative."""
-        problem = self.blocks.problem
-        sizes, room = layer_bytes(problem).tolist(), float(room_bytes(problem)[d])
-        mine = [layer for layer in range(problem.num_layers) if (layer, d) in self.x]
+        holders, layers = self.blocks.holders, range(self.blocks.problem.num_layers)
+        sizes, room, saving = self.layer_bytes[d], float(holders.room_bytes[d]), float(holders.saving_bytes[d])
+        mine = [layer for layer in layers if (layer, d) in self.x]
         if not mine:
             return
-        unit = max(room, problem.single_stage_saving_bytes, max(sizes)) or 1.0
+        unit = max(room, saving, max(sizes)) or 1.0
         terms = [(self.x[layer, d], sizes[layer] / unit) for layer in mine if sizes[layer]]
         if d in self.w:
-            terms.append((self.w[d], -problem.single_stage_saving_bytes / unit))
+            terms.append((self.w[d], -saving / unit))
             for layer in mine:
                 self.builder.at_most(f"whole_{layer}_{d}", [(self.w[d], 1.0), (self.x[layer, d], -1.0)], 0.0)
         self.builder.at_most(f"memory_{d}", terms, room / unit)
@@ -139,9 +140,9 @@ class LayerForm(LinearForm):
         """Return the price of each used device."""
         return [(u, float(self.blocks.problem.price_per_hour[d])) for d, u in self.u.items()]
 
-    def used(self) -> Terms:
-        """Return what sums up to the number of stages."""
-        return [(u, 1.0) for u in self.u.values()]
+    def used(self) -> list[tuple[int, int]]:
+        """List (holder, variable)."""
+        return list(self.u.items())
 
     def stages(self, values: list[float]) -> Stages:
         """Read the pipeline from the variables' values."""
@@ -161,6 +162,6 @@ class LayerForm(LinearForm):
         return columns
 
 
-_METHOD = LinearMethod("milp-layers", LayerForm, MAX_VARIABLES)
-solve = _METHOD.solve
-write_model = _METHOD.write_model
+METHOD = LinearMethod("milp-layers", LayerForm, MAX_VARIABLES)
+solve = METHOD.solve
+write_model = METHOD.write_model

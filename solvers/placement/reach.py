@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.placement.goals import has_return_hop
+from gpuplan.solvers.placement.holders import has_return_hop
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]

@@ -22,7 +22,7 @@ from gpuplan.solvers.external.linear import LinearAnswer
 from gpuplan.solvers.external.pulp_models import import_pulp
 from gpuplan.solvers.external.worker import Reply, kept_workers
 from gpuplan.solvers.limits import Limits
-from gpuplan.solvers.placement import constraint, dp_naive, goals, linear_forms, milp, milp_layers
+from gpuplan.solvers.placement import constraint, dp_naive, goals, holders, linear_forms, milp, milp_layers
 from gpuplan.solvers.placement.dense import solve_dense
 from gpuplan.solvers.result import Result
 
@@ -239,7 +239,7 @@ def test_a_running_search_can_be_cancelled(name: str) -> None:
 def test_a_warm_start_is_never_left_for_a_worse_plan(name: str) -> None:
     """With no time to speak of the plan given comes back, without a proof."""
     problem, start = hard_problem_with_a_plan()
-    given = goals.goal_value(problem, goals.BOTTLENECK, start.stages)
+    given = goals.goal_value(holders.device_holders(problem), goals.BOTTLENECK, start.stages)
     limits = Limits(time_limit_s=0.3)
     solve = {"highs": milp, "cbc": milp, "layers": milp_layers, "cp-sat": constraint, "dp-naive": dp_naive}[name].solve
     result = solve(problem, limits, warm_start=start, **({"engine": "cbc"} if name == "cbc" else {}))
@@ -271,12 +271,12 @@ def test_a_start_fills_every_variable_of_its_model(instances: ModuleType) -> Non
             best = solve_dense(problem, NO_LIMIT).plan
             if best is None or problem.micro_batches == "stages":
                 continue
-            goal, blocks = goals.first_goal(problem), goals.make_blocks(problem)
+            goal, blocks = goals.first_goal(problem), holders.make_blocks(holders.device_holders(problem))
             for form in (milp.BlockForm, milp_layers.LayerForm):
                 model = form(blocks, goal, None)
                 x = model.start(best.stages)
                 assert x is not None, (problem.name, form)
-                value = goals.goal_value(problem, goal, best.stages)
+                value = goals.goal_value(holders.device_holders(problem), goal, best.stages)
                 assert model.linear.value(x) / model.scale == pytest.approx(value, rel=1e-9)
                 assert model.stages(x.tolist()) == best.stages
                 checked += 1
