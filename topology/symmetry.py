@@ -22,7 +22,11 @@ MOST_DENSE: Final = 128
 
 
 def exchangeable_classes(
-    topology: Topology, message_bytes: float | Sequence[float] | None = None, *, router: Router | None = None
+    topology: Topology,
+    message_bytes: float | Sequence[float] | None = None,
+    *,
+    router: Router | None = None,
+    routes_alone: bool = False,
 ) -> tuple[tuple[str, ...], ...]:
     """Return the classes of exchangeable devices; they partition the devices, in topology order.
 
@@ -34,6 +38,8 @@ def exchangeable_classes(
         The message sizes whose route tables must stay unchanged; by default every size there is.
     router
         Routes of `topology`, where a caller has them already.
+    routes_alone
+        Whether kind, memory, power and price may differ within a class.
 
     Returns
     -------
@@ -49,11 +55,12 @@ def exchangeable_classes(
     """
     router = router or Router(topology)
     names = [device.name for device in topology.devices]
+    colours = np.zeros(len(names), dtype=np.int64) if routes_alone else _initial_colours(topology.devices)
     if len(names) > MOST_DENSE:
-        places = _compact(topology, message_bytes, router).classes()
+        places = CompactSymmetry(router.compact(), _sizes(message_bytes), colours).classes()
         return tuple(tuple(names[place] for place in group) for group in places)
     ids = _pair_ids(router, message_bytes)
-    colours = _refined(_initial_colours(topology.devices), ids)
+    colours = _refined(colours, ids)
     classes: list[list[int]] = []
     for colour in np.unique(colours):
         classes += _confirmed(np.flatnonzero(colours == colour), ids)
@@ -67,7 +74,8 @@ def exchangeable_hosts(
     router = router or Router(topology)
     if topology.num_devices > MOST_DENSE and router.compact().host_per_cell:
         devices = topology.devices
-        places = _compact(topology, message_bytes, router).host_classes()
+        colours = _initial_colours(devices)
+        places = CompactSymmetry(router.compact(), _sizes(message_bytes), colours).host_classes()
         return tuple(sorted((tuple(devices[place].host for place in group) for group in places), key=_first(topology)))
     ids = _pair_ids(router, message_bytes)
     members = {
@@ -84,12 +92,6 @@ def exchangeable_hosts(
         else:
             classes.append([host])
     return tuple(tuple(group) for group in classes)
-
-
-def _compact(
-    topology: Topology, message_bytes: float | Sequence[float] | None, router: Router
-) -> CompactSymmetry:  # fmt: skip
-    return CompactSymmetry(router.compact(), _sizes(message_bytes), _initial_colours(topology.devices))
 
 
 def _sizes(message_bytes: float | Sequence[float] | None) -> list[float] | None:

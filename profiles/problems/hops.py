@@ -126,6 +126,8 @@ def hop_table(latency_s: FloatArray, s_per_byte: FloatArray) -> HopTable:
 def unit_hops(home: IntArray, latency_s: FloatArray, s_per_byte: FloatArray) -> UnitHops:
     """Return a table by unit whose pairs without a route are inf + 0·bytes."""
     closed = ~(np.isfinite(latency_s) & np.isfinite(s_per_byte))
+    if not closed.any():
+        return UnitHops(home, latency_s, s_per_byte)
     return UnitHops(home, np.where(closed, np.inf, latency_s), np.where(closed, 0.0, s_per_byte))
 
 

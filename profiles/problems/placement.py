@@ -58,11 +58,20 @@ def _expect(name: str, values: NDArray[Any], shape: tuple[int, ...], *, holes: f
     """Refuse another shape, and values that are neither finite numbers of at least 0 nor `holes` (NaN or inf)."""
     if values.shape != shape:
         raise InputError(f"expected {name} of shape {shape}, got {values.shape}")
+    if _plainly_good(values, holes):
+        return
     good = np.isfinite(values) & (values >= 0.0)
     if holes is not None:
         good |= np.isnan(values) if np.isnan(holes) else np.isposinf(values)
     if not good.all():
         raise InputError(f"expected finite numbers of at least 0 in {name}, got {float(values[~good].flat[0])!r}")
+
+
+def _plainly_good(values: NDArray[Any], holes: float | None) -> bool:
+    """Return whether a look at the extremes suffices: at least 0, no NaN, inf only where it is a hole."""
+    if not values.size or not values.min() >= 0.0:  # a NaN is the least of its array
+        return False
+    return bool(values.max() < np.inf) or (holes is not None and bool(np.isposinf(holes)))
 
 
 def _expect_timing(name: str, timing: Timing, D: int, n: int) -> None:
@@ -73,6 +82,10 @@ def _expect_timing(name: str, timing: Timing, D: int, n: int) -> None:
     for part, table in hops.items():
         if table.home.shape != (D,):
             raise InputError(f"expected {name}.{part}.home of shape {(D,)}, got {table.home.shape}")
+        columns = table.unit_latency_s, table.unit_s_per_byte
+        units = D if isinstance(table, HopTable) else len(columns[0])
+        if all(values.shape == (units, units) and _plainly_good(values, np.inf) for values in columns):
+            continue
         for column, (values, shape) in check_hops(table, D).items():
             _expect(f"{name}.{part}.{column}", values, shape, holes=np.inf)
 

@@ -54,7 +54,7 @@ class RouteHops:
             from gpuplan.topology.symmetry import exchangeable_classes
 
             place = {name: number for number, name in enumerate(self.router.devices)}
-            classes = exchangeable_classes(self.router.topology, router=self.router)
+            classes = exchangeable_classes(self.router.topology, router=self.router, routes_alone=True)
             self._units = [[place[name] for name in group] for group in classes]
             check_entries(len(classes) ** 2, f"{len(classes):,} classes of devices that routes tell apart")
             self._home = np.zeros(len(place), dtype=np.int64)
@@ -83,14 +83,14 @@ def _between_units(table: CompactTable, units: list[list[int]]) -> tuple[FloatAr
 
 def combined(*phases: tuple[float, float, Hops]) -> Hops:
     """Return Σ (count·latency, messages·s_per_byte) over phases; no route in any phase is no route in all."""
-    closed = np.logical_or.reduce([~np.isfinite(table.unit_latency_s) for _, _, table in phases])
-    latency = np.zeros(closed.shape)
-    per_byte = np.zeros(closed.shape)
+    home = phases[0][2]
+    latency, per_byte = np.zeros_like(home.unit_latency_s), np.zeros_like(home.unit_s_per_byte)
     for count, messages, table in phases:
         # 0·inf has no value: pairs without a route are set once, after the sum.
-        latency += count * np.where(closed, 0.0, table.unit_latency_s)
+        with np.errstate(invalid="ignore"):
+            latency += count * table.unit_latency_s
         per_byte += messages * table.unit_s_per_byte
-    latency[closed] = np.inf
-    per_byte = np.where(closed, 0.0, per_byte)
-    home = phases[0][2]
+    if not all(np.isfinite(table.unit_latency_s).all() for _, _, table in phases):
+        closed = np.logical_or.reduce([~np.isfinite(table.unit_latency_s) for _, _, table in phases])
+        latency[closed], per_byte[closed] = np.inf, 0.0
     return UnitHops(home.home, latency, per_byte) if isinstance(home, UnitHops) else HopTable(latency, per_byte)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,21 +10,7 @@ from gpuplan.profiles.problems.alike import alike, swappable
 from gpuplan.profiles.problems.hops import FloatArray, Hops, IntArray, check_entries
 from gpuplan.profiles.problems.placement import DensePlacement
 
-__all__ = ["IntArray", "Units", "class_table", "exchangeable_classes", "swappable", "twin_predecessors", "units"]
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """Devices that no number tells apart and that routes treat alike, and their places in the hop tables.
-
-    members
-        Devices of each unit, in device order.
-    tables
-        Every pair table of the problem by unit, equal ones once, shape (U, U) each.
-    """
-
-    members: tuple[tuple[int, ...], ...]
-    tables: list[FloatArray]
+__all__ = ["IntArray", "class_table", "exchangeable_classes", "swappable", "twin_predecessors"]
 
 
 def _rows(problem: DensePlacement, with_price: bool) -> FloatArray:
@@ -47,20 +33,23 @@ def all_hops(problem: DensePlacement) -> list[Hops]:
     return list(found.values())
 
 
-def units(problem: DensePlacement, keys: list[bytes]) -> Units:
-    """Group the devices of equal keys and equal homes, and reduce the pair tables to them."""
-    hops = all_hops(problem)
-    homes = list({id(table.home): table.home for table in hops}.values())
+def _units(hops: list[Hops], keys: list[bytes]) -> tuple[tuple[int, ...], ...]:
+    """Group the devices of equal keys and equal homes: routes treat them alike."""
+    homes = list({id(home): home for home in (table.home for table in hops)}.values())
     places: dict[tuple[object, ...], list[int]] = {}
-    for device, key in enumerate(keys):
-        places.setdefault((key, *(int(home[device]) for home in homes)), []).append(device)
-    members = tuple(tuple(group) for group in places.values())
+    for device, place in enumerate(zip(keys, *(home.tolist() for home in homes), strict=True)):
+        places.setdefault(place, []).append(device)
+    return tuple(tuple(group) for group in places.values())
+
+
+def _pair_tables(hops: list[Hops], members: tuple[tuple[int, ...], ...]) -> list[FloatArray]:
+    """Return every pair table by unit, equal ones once, shape (U, U) each."""
     distinct: dict[int, FloatArray] = {}
     for table in hops:
         for values in (table.unit_latency_s, table.unit_s_per_byte):
             if id(values) not in distinct:
                 distinct[id(values)] = class_table(table.home, values, members, 0.0)
-    return Units(members, list(distinct.values()))
+    return list(distinct.values())
 
 
 def exchangeable_classes(problem: DensePlacement, *, with_price: bool = False) -> tuple[tuple[int, ...], ...]:
@@ -80,17 +69,22 @@ def exchangeable_classes(problem: DensePlacement, *, with_price: bool = False) -
     UnsupportedError
         The classes still need a matrix of more than 50 million entries.
     """
-    rows = _rows(problem, with_price)
-    found = units(problem, [row.tobytes() for row in rows])
-    keys = [rows[group[0]].tobytes() for group in found.members]
-    counts = np.array([len(group) for group in found.members], dtype=np.int64)
-    leader = alike(found.tables, keys, counts, merge=True)
-    classes: dict[int, list[int]] = {}
-    for unit, group in enumerate(found.members):
-        classes.setdefault(int(leader[unit]), []).extend(group)
-    num = len(classes)
-    check_entries(num * max(num, problem.num_layers), f"{num:,} classes of devices of which no two are alike")
-    return tuple(sorted(tuple(sorted(group)) for group in classes.values()))
+    rows, hops = _rows(problem, with_price), all_hops(problem)
+    members = _units(hops, [row.tobytes() for row in rows])
+    keys = [rows[group[0]].tobytes() for group in members]
+    _check_classes(len(members), problem.num_layers)
+    if len(set(keys)) < len(keys):  # only then may units be alike
+        counts = np.array([len(group) for group in members], dtype=np.int64)
+        leader = alike(_pair_tables(hops, members), keys, counts, merge=True)
+        classes: dict[int, list[int]] = {}
+        for unit, group in enumerate(members):
+            classes.setdefault(int(leader[unit]), []).extend(group)
+        members = tuple(tuple(group) for group in classes.values())
+    return tuple(sorted(tuple(sorted(group)) for group in members))
+
+
+def _check_classes(num: int, layers: int) -> None:
+    check_entries(num * max(num, layers), f"{num:,} classes of devices of which no two are alike")
 
 
 def class_table(
@@ -102,17 +96,18 @@ def class_table(
     if len(first) == len(table) and bool((first == np.arange(len(first))).all()):
         reduced = np.array(table, dtype=np.float64, order="C")  # as it is: far faster than by index
     else:
-        reduced = np.ascontiguousarray(table[np.ix_(first, first)], dtype=np.float64)
+        columns = np.take(np.asarray(table, dtype=np.float64), first, axis=1)
+        reduced = np.take(columns, first, axis=0)  # whole rows last: there are mostly many
     single = np.array([len(group) < 2 for group in members])
     np.fill_diagonal(reduced, np.where(single, alone, table[first, second]))
     return reduced
 
 
-def twin_predecessors(counts: IntArray, rows: FloatArray, tables: list[FloatArray]) -> IntArray:
+def twin_predecessors(counts: IntArray, rows: FloatArray, pairs: Callable[[], list[FloatArray]]) -> IntArray:
     """Return pred[c]: the class before c that could trade places with it whole (a twin host's), or −1.
 
     Some optimum uses the classes of such a chain in order of first use, so c is opened only after pred[c]. The
-    diagonal of `tables` (inside a class) counts here.
+    diagonal of the tables (inside a class) counts here.
 
     Parameters
     ----------
@@ -120,9 +115,13 @@ def twin_predecessors(counts: IntArray, rows: FloatArray, tables: list[FloatArra
         Devices per class, shape (C,).
     rows
         Numbers of a class alone, shape (C, …).
-    tables
-        Class-level pair tables, shape (C, C) each.
+    pairs
+        Gives the class-level pair tables, shape (C, C) each; asked only where two classes are alike by themselves.
     """
+    own = np.ascontiguousarray(np.concatenate([rows, counts[:, None].astype(np.float64)], axis=1))
+    if len({row.tobytes() for row in own}) == len(own):
+        return np.full(len(counts), -1, dtype=np.int64)
+    tables = pairs()
     inner = np.stack([np.diag(table) for table in tables], axis=1) if tables else np.zeros((len(counts), 0))
     own = np.ascontiguousarray(np.concatenate([rows, inner + 0.0, counts[:, None].astype(np.float64)], axis=1))
     leader = alike(tables, [row.tobytes() for row in own])

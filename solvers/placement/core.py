@@ -198,7 +198,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     timing, weight = tables.cycle if query.bottleneck else tables.latency, query.time_weight
     entry = np.zeros(tables.num_classes) if query.entry is None else np.array(query.entry, dtype=np.float64)
     most = tables.max_stages if query.max_stages is None else min(tables.max_stages, query.max_stages)
-    routed = np.where(np.isinf(timing.hop_s), np.inf, 0.0) if weight == 0.0 else timing.hop_s * weight
+    routed = np.where(np.isinf(timing.hop_s), np.inf, 0.0) if weight == 0.0 else _weighed(timing.hop_s, weight)
     back = _return_times(tables, query)
     weights, limit = (None, math.inf) if query.budget is None else (np.array(query.budget[0]), query.budget[1])
     modes = tables.modes
@@ -209,7 +209,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
         tables.pred,
         timing.prefix * weight,
         np.ascontiguousarray(routed),
-        timing.hop_s_per_byte * weight,
+        _weighed(timing.hop_s_per_byte, weight),
         timing.boundary,
         back,
         entry,
@@ -227,14 +227,20 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
 
 def _return_times(tables: ClassTables, query: Query) -> FloatArray | None:
     """Return hop by (last, first) as the query values it; a route missing for latency or cycle is missing."""
-    timing = tables.cycle if query.bottleneck else tables.latency
-    other = tables.latency if query.bottleneck else tables.cycle
-    if timing.back is None and other.back is None:
-        return None
-    times = np.zeros_like(tables.latency.hop_s) if timing.back is None else timing.back
-    blocked = np.isinf(times) if other.back is None else np.isinf(times) | np.isinf(other.back)
-    times = np.where(blocked, np.inf, 0.0 if query.time_weight == 0.0 else query.time_weight * times)
-    return np.ascontiguousarray(times) if times.any() else None
+    times = tables.cycle.back if query.bottleneck else tables.latency.back
+    if times is None:
+        times = tables.latency.back if query.bottleneck else tables.cycle.back
+        if times is None or np.isfinite(times).all():
+            return None
+        times = np.where(np.isinf(times), np.inf, 0.0)
+    if query.time_weight == 0.0:
+        times = np.where(np.isinf(times), np.inf, 0.0)
+    return _weighed(times, query.time_weight or 1.0) if times.any() else None
+
+
+def _weighed(table: FloatArray, weight: float) -> FloatArray:
+    """Return a table times its weight; itself where that changes nothing."""
+    return np.ascontiguousarray(table if weight == 1.0 else table * weight)
 
 
 def _step(entry: FloatArray) -> float:
@@ -296,12 +302,14 @@ def without_costs(core: Core) -> Core:
 
 def trivial_upper(core: Core) -> float:
     """Return a value no finite plan exceeds: the slowest of everything, summed."""
-    finite = core.hop_s[np.isfinite(core.hop_s)]
-    hop = float(finite.max()) if len(finite) else 0.0
+    hop = float(core.hop_s.max(initial=0.0))
+    if math.isinf(hop):
+        hop = float(core.hop_s.max(initial=0.0, where=np.isfinite(core.hop_s)))
     hop += float(core.boundary.max(initial=0.0)) * float(core.hop_s_per_byte.max(initial=0.0))
     back = 0.0
-    if core.back is not None and np.isfinite(core.back).any():
-        back = float(core.back[np.isfinite(core.back)].max())
+    if core.back is not None:
+        back = float(core.back.max(initial=0.0))
+        back = float(core.back.max(initial=0.0, where=np.isfinite(core.back))) if math.isinf(back) else back
     stages = core.max_stages
     slowest = float(np.diff(core.prefix, axis=1).max(axis=0).sum())
     return slowest + stages * (hop + float(core.entry.max(initial=0.0))) + back

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Hops, Timing
 from gpuplan.solvers.placement.classes import IntArray, class_table, exchangeable_classes, twin_predecessors
 from gpuplan.solvers.placement.modes import Modes
 
+#: Latency and seconds per byte of hand-overs between classes, and the return hop or None.
+PairTables = tuple[FloatArray, FloatArray, FloatArray | None]
 #: Stages by class: (class, start, stop) in pipeline order.
 ClassPath = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClassTiming:
     """One `Timing` at class level.
 
@@ -45,6 +48,21 @@ class ClassTiming:
     def returns(self, c: int, first: int) -> float:
         """Seconds of the return hop, 0 without one."""
         return 0.0 if self.back is None else float(self.back[c, first])
+
+
+class LateTiming(ClassTiming):
+    """A timing whose pair tables are made when one of them is first read: thousands of classes make them large."""
+
+    def __init__(self, prefix: FloatArray, boundary: FloatArray, make: Callable[[], PairTables]) -> None:
+        for name, value in (("prefix", prefix), ("boundary", boundary), ("_make", make)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("hop_s", "hop_s_per_byte", "back"):
+            raise AttributeError(name)
+        for column, table in zip(("hop_s", "hop_s_per_byte", "back"), self.__dict__["_make"](), strict=True):
+            object.__setattr__(self, column, table)
+        return self.__dict__[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,32 +166,38 @@ def _class_hops(hops: Hops, members: tuple[tuple[int, ...], ...]) -> tuple[Float
     return latency, class_table(hops.home, hops.unit_s_per_byte, members, 0.0)
 
 
-def _no_route(problem: DensePlacement, members: tuple[tuple[int, ...], ...], back: bool) -> NDArray[np.bool_]:
-    """Return where latency or cycle lacks a route between classes: a plan needs both."""
-    blocked = np.zeros((len(members), len(members)), dtype=np.bool_)
-    for hops in {id(h): h for t in (problem.latency, problem.cycle) if (h := t.return_hop if back else t.hop)}.values():
-        latency, per_byte = _class_hops(hops, members)
-        blocked |= np.isinf(latency) | np.isinf(per_byte)
-    return blocked
+def _open_hops(
+    problem: DensePlacement, hops: Hops, members: tuple[tuple[int, ...], ...], *, back: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return latency and seconds per byte between classes; no route unless latency and cycle have one."""
+    latency, per_byte = _class_hops(hops, members)
+    tables = {id(h): h for t in (problem.latency, problem.cycle) if (h := t.return_hop if back else t.hop)}
+    for table in tables.values():
+        if not (_all_open(table.unit_latency_s) and _all_open(table.unit_s_per_byte)):
+            blocked = np.logical_or(*map(np.isinf, _class_hops(table, members)))
+            latency[blocked], per_byte[blocked] = np.inf, 0.0
+    return latency, per_byte
+
+
+def _all_open(table: FloatArray) -> bool:
+    """Whether no entry is inf, for certain: NaN counts as one."""
+    return bool(table.max(initial=0.0) < np.inf)
 
 
 def _class_timing(problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]) -> ClassTiming:
-    blocked = _no_route(problem, members, back=False)
-    latency, per_byte = _class_hops(timing.hop, members)
-    latency[blocked], per_byte[blocked] = np.inf, 0.0
+    boundary = np.ascontiguousarray(np.concatenate([[0.0], timing.boundary_bytes]), dtype=np.float64)
+    prefix = prefix_sums(timing.compute_s[[group[0] for group in members]])
+    return LateTiming(prefix, boundary, partial(_class_pairs, problem, timing, members))
+
+
+def _class_pairs(problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]) -> PairTables:
+    latency, per_byte = _open_hops(problem, timing.hop, members, back=False)
     back = None
     if timing.return_hop is not None:
-        closed = _no_route(problem, members, back=True)
-        start, slope = _class_hops(timing.return_hop, members)
-        start[closed], slope[closed] = np.inf, 0.0
-        back = start + timing.return_bytes * slope
-    return ClassTiming(
-        prefix_sums(timing.compute_s[[group[0] for group in members]]),
-        latency,
-        per_byte,
-        np.ascontiguousarray(np.concatenate([[0.0], timing.boundary_bytes]), dtype=np.float64),
-        back,
-    )
+        back, slope = _open_hops(problem, timing.return_hop, members, back=True)
+        slope *= timing.return_bytes
+        back += slope
+    return latency, per_byte, back
 
 
 def last_marked(problem: DensePlacement) -> IntArray:
@@ -213,12 +237,12 @@ def class_tables(problem: DensePlacement, *, with_price: bool = False) -> ClassT
     alone = [available[:, None], latency.prefix, cycle.prefix]
     if with_price:
         alone.append(price[:, None])
-    pairs = _pair_tables(latency) if same else _pair_tables(latency, cycle)
+    timings = (latency,) if same else (latency, cycle)
     return ClassTables(
         problem,
         members,
         counts,
-        twin_predecessors(counts, np.ascontiguousarray(np.concatenate(alone, axis=1)), pairs),
+        twin_predecessors(counts, np.ascontiguousarray(np.concatenate(alone, axis=1)), lambda: _pair_tables(*timings)),
         latency,
         cycle,
         available * (1.0 + 1e-12) - problem.fixed_bytes,

@@ -114,11 +114,17 @@ def find_hierarchy(tables: ClassTables) -> Hierarchy | str:
 
 def _own_colours(tables: ClassTables) -> IntArray:
     """Return one number per class, equal where everything but the hops to other classes is equal."""
-    pairs = class_pair_tables(tables)
-    inner = np.stack([np.diag(table) for table in pairs], axis=1)
-    columns = [tables.room[:, None], tables.latency.prefix, tables.cycle.prefix, tables.price[:, None], inner]
+    columns = [tables.room[:, None], tables.latency.prefix, tables.cycle.prefix, tables.price[:, None]]
+    alone = _numbers_of([*columns, tables.counts[:, None]])
+    if int(alone.max()) >= MOST_KINDS:  # many already: no need for the hops inside classes
+        return alone
+    inner = np.stack([np.diag(table) for table in class_pair_tables(tables)], axis=1)
+    return _numbers_of([alone[:, None], inner])
+
+
+def _numbers_of(columns: list[NDArray[Any]]) -> IntArray:
+    """Return one number per row, equal where all columns are."""
     rows = np.concatenate([np.nan_to_num(c, nan=-1.0, posinf=-2.0) for c in columns], axis=1)
-    rows = np.concatenate([rows, tables.counts[:, None]], axis=1)
     return _numbers([row.tobytes() for row in rows])
 
 
