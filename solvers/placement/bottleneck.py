@@ -18,7 +18,8 @@ from gpuplan.solvers.placement.query import Answer, Session, cells
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 
 if TYPE_CHECKING:
-    from gpuplan.solvers.placement.bottleneck_caps import CapSpace, Incumbent, Referee
+    from gpuplan.solvers.placement.bottleneck_caps import Incumbent, Referee
+    from gpuplan.solvers.placement.bottleneck_part import Part
 
 #: Plans within this relative distance of the least bottleneck compete on latency.
 TIE = 1e-9
@@ -70,7 +71,8 @@ def _warm_up(session: Session, path: ClassPath, cap_s: float) -> None:
     tables = session.tables
     if session.runs_small() or tables.problem.micro_batches == "stages":
         return
-    from gpuplan.solvers.placement.bottleneck_caps import WIDE, cap_multipliers
+    from gpuplan.solvers.placement.bottleneck_caps import cap_multipliers
+    from gpuplan.solvers.placement.bottleneck_part import WIDE
 
     core = make_core(tables, Query(bottleneck=True), tables.problem.micro_batches)
     if core.num_classes <= WIDE and core.max_stages >= 2:
@@ -112,18 +114,18 @@ class _Search:
     """The search over caps in every part of the plans: stage counts with memory of their own, or one part."""
 
     def __init__(self, session: Session, best: Incumbent) -> None:
-        from gpuplan.solvers.placement.bottleneck_caps import CapSpace
+        from gpuplan.solvers.placement.bottleneck_part import Part
 
         self.session, self.best = session, best
         tables, budget = session.tables, session.budget
-        self.spaces: list[CapSpace] = []
+        self.spaces: list[Part] = []
         for part, micro_batches in _parts(tables):
             alone = single_stage(tables, part, micro_batches)
             if alone is not None:
                 best.offer(*alone)
             core = make_core(tables, part, micro_batches)
             if core.max_stages >= 2:
-                self.spaces.append(CapSpace(core, budget, best, self._referee(part)))
+                self.spaces.append(Part(core, budget, best, self._referee(part)))
 
     @property
     def lower(self) -> float:
@@ -149,7 +151,7 @@ class _Search:
         ladder = self.session.settings.ladder
         return self.session.engine == "beam" or (ladder is not None and ladder[-1].width is not None)
 
-    def _by_bound(self) -> list[CapSpace]:
+    def _by_bound(self) -> list[Part]:
         return sorted(self.spaces, key=lambda space: space.lower)
 
     def _referee(self, part: Query) -> Referee:

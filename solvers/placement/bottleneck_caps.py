@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.bottleneck_bounds import Cap, CapBounds, Priced
+from gpuplan.solvers.placement.bottleneck_core import CapCore, cap_core
 from gpuplan.solvers.placement.bottleneck_search import CapSearch, Keys, pack_keys
-from gpuplan.solvers.placement.core import Core, trivial_upper
-from gpuplan.solvers.placement.reduced import restore, restrict
+from gpuplan.solvers.placement.core import Core
 from gpuplan.solvers.placement.tables import ClassPath
 
 #: A cap this much below the best plan, relative, that is refuted proves the plan optimal.
 EXACT = 1e-10
-#: Classes from which hops to every follower are too many numbers: the bound takes each device's least hop instead,
-#: and plans are sought among the `CHOSEN` devices of the highest price.
-WIDE = 160
+#: Relative interval below a cap that an exhaustive search left open at which the search gives up.
+OPEN = 1e-6
+#: Devices of the highest price that plans are sought among where all are too many.
 CHOSEN = 96
 
 
@@ -47,8 +47,10 @@ LADDER = (
     Rung(300, 20_000, 2e-4),
 )
 LAST = Rung(300, None, 0.0)
-#: The bound by least hops.
-HUB = Rung(80, 0, 2e-3)
+#: The first bound: by least hops where edges are many.
+FIRST = Rung(80, 0, 2e-3)
+#: Relative stride from a bound to caps above it, doubled each time.
+STRIDE = 0.03
 
 #: Asks the general engine for any plan within a cap: (bottleneck, path or None, proven that there is none).
 Referee = Callable[[float], tuple[float, ClassPath | None, bool]]
@@ -81,7 +83,7 @@ def chosen(core: Core, prices: FloatArray) -> NDArray[np.int64]:
 
 def cap_multipliers(core: Core, budget: Budget, cap_s: float) -> FloatArray:
     """Return prices under a cap, total 1, laid out as the Lagrangian bound's multipliers (fee only where it binds)."""
-    bounds = CapBounds(core, budget, linked=True)
+    bounds = CapBounds(cap_core(core), budget)
     prices = bounds.price(bounds.cap(cap_s), LAST.steps).prices
     binding = core.max_stages < min(int(core.counts.sum()), core.num_layers)
     return np.ascontiguousarray(prices if binding else prices[:-1])
@@ -94,79 +96,78 @@ class CapSpace:
         What settles caps that the search leaves open for another reason than its width.
     """
 
-    def __init__(self, core: Core, budget: Budget, best: Incumbent, referee: Referee) -> None:
-        assert core.modes is None  # prices and keys count devices by class
+    def __init__(self, core: CapCore, budget: Budget, best: Incumbent, referee: Referee) -> None:
         self.core, self.budget, self.best, self.referee = core, budget, best, referee
-        self.trivial = trivial_upper(core)
+        self.trivial = core.highest
         self.lower = 0.0
         self.tried = math.inf  # last cap asked for because it was just below the best plan
         self.ceiling = math.inf  # least cap that an exhaustive search left open
         self.open_for_good = False  # whether the last search ended by itself without settling its cap
-        self.wide = core.num_classes > WIDE
-        self.bounds = CapBounds(core, budget, linked=not self.wide)
-        self.bounded = False
-        self.keys: Keys = pack_keys(core.counts)
+        self.bounds = CapBounds(core, budget)
+        self.keys: Keys = pack_keys(core.modes.capacity, core.num_classes)
 
     @property
     def settled(self) -> bool:
         """Whether no plan of this core can be better than the best one."""
         return self.lower >= self.best.value * (1.0 - EXACT)
 
-    def bound(self) -> None:
-        """Raise the bound by prices where every stage pays the least hop out of its device."""
-        if self.bounded or self.budget.exhausted():
-            return
-        self.bounded = True
-        self._bisect(CapBounds(self.core, self.budget, linked=False), HUB)
-
-    def _bisect(self, bounds: CapBounds, rung: Rung) -> None:
-        """Raise the bound by prices alone."""
-        high = min(self.best.value, self.trivial)
-        if math.isinf(self.best.value) and bounds.price(bounds.cap(high), rung.steps).refuted:
-            self._rule_out(high)
+    def bound(self, bounds: CapBounds, rung: Rung) -> None:
+        """Raise the bound by prices alone (`bounds`: of this core or a relaxation of it)."""
+        high = self._above(bounds, rung)
         while high - self.lower > rung.precision * high and not self.budget.exhausted():
             middle = 0.5 * (self.lower + high)
-            if bounds.price(bounds.cap(middle), rung.steps).refuted:
+            if bounds.refutes(middle, rung.steps):
                 self._rule_out(middle)
             else:
                 high = middle
             self.budget.report("bottleneck", self.best.value if self.best.path else None, self.lower)
 
+    def _above(self, bounds: CapBounds, rung: Rung) -> float:
+        """Return a cap that prices do not refute, not far above the bound: in strides that double from there."""
+        highest = min(self.best.value, self.trivial)
+        if self.lower <= 0.0:
+            self._bound_evenly(bounds, highest)
+        stride = max(STRIDE * self.lower, 1e-6 * highest)
+        while not self.budget.exhausted():
+            cap_s = self.lower + stride
+            if cap_s >= highest:
+                if math.isinf(self.best.value) and bounds.refutes(highest, rung.steps):
+                    self._rule_out(highest)
+                return highest
+            if not bounds.refutes(cap_s, rung.steps):
+                return cap_s
+            self._rule_out(cap_s)
+            stride *= 2.0
+        return highest
+
+    def _bound_evenly(self, bounds: CapBounds, high: float) -> None:
+        """Raise the bound by even prices, which costs little."""
+        least = 1e-6 * high
+        while high > least and high - self.lower > STRIDE * high and not self.budget.exhausted():
+            middle = 0.5 * (self.lower + high)
+            if bounds.refutes(middle, 1):
+                self._rule_out(middle)
+            else:
+                high = middle
+
     def climb(self, truncated: bool) -> None:
         """Close the interval between bound and best plan, rung by rung."""
-        if self.wide:
-            self._climb_among_few(truncated)
-            return
         for rung in LADDER[:3] if truncated else LADDER:
             self._try_top(rung)
             if self.settled or self.budget.exhausted():
                 return
             if rung.width == 0:
-                self._bisect(self.bounds, rung)
+                self.bound(self.bounds, rung)
             else:
                 self._close(rung)
-
-    def _climb_among_few(self, truncated: bool) -> None:
-        """Seek plans among the devices of the highest price; what is proven about them alone says nothing here."""
-        if self.settled or self.budget.exhausted():
-            return
-        near = self.bounds.cap(min(self.best.value, self.trivial, 1.02 * self.lower))
-        keep = chosen(self.core, self.bounds.price(near, HUB.steps).prices)
-        own = Incumbent(self.best.value)
-        part = CapSpace(restrict(self.core, keep), self.budget, own, lambda cap_s: (math.inf, None, False))
-        part.lower = min(self.lower, part.trivial)
-        part.bound()
-        part.climb(truncated)
-        if own.path is not None:
-            self.best.offer(own.value, restore(own.path, keep))
 
     def finish(self) -> None:
         """Search without truncation until nothing is left: by turns just below the best plan and in the middle."""
         top = True
-        while not self.wide and not self.settled and not self.budget.exhausted():
-            high = self.best.value * (1.0 - EXACT)
-            if self.ceiling < high:
-                if self.ceiling - self.lower <= 1e-4 * high:
+        while not self.settled and not self.budget.exhausted():
+            high = min(self.best.value * (1.0 - EXACT), self.trivial)
+            if self.ceiling <= high:
+                if self.ceiling - self.lower <= OPEN * high:
                     return
                 high, top = self.ceiling, False
             self._probe(high if top else 0.5 * (self.lower + high), LAST)
@@ -195,7 +196,7 @@ class CapSpace:
         if rung is LADDER[0] or top >= self.tried or self.settled or self.budget.exhausted():
             return
         self.tried = top
-        if self.bounds.price(self.bounds.cap(top), LAST.steps).refuted:
+        if self.bounds.refutes(top, LAST.steps):
             self._rule_out(top)
 
     def _probe(self, cap_s: float, rung: Rung) -> None:
@@ -225,11 +226,11 @@ class CapSpace:
 
     def _search(self, cap: Cap, priced: Priced, rung: Rung, goal: float) -> None:
         """Search the plans within a cap, as far as the rung allows."""
-        if self._settles(cap, priced, rung.width, goal, self.bounds.first, strict=True):
+        if self._settles(cap, priced, rung.width, goal, self.core.first, strict=True):
             return
         if rung.width is not None:
             return
-        if self._settles(cap, priced, None, goal, self.bounds.first, strict=False):
+        if self._settles(cap, priced, None, goal, self.core.first, strict=False):
             return
         if self.budget.exhausted() or not self.open_for_good:
             self.ceiling = min(self.ceiling, cap.cap_s)
@@ -261,7 +262,7 @@ class CapSpace:
         """Search once per first class, its return hop told apart; whether that settles the cap."""
         if self.core.back is None:
             return False
-        for first in np.flatnonzero(self.bounds.first):
+        for first in np.flatnonzero(self.core.first):
             only = np.arange(self.core.num_classes) == first
             own = self.bounds.cap(cap.cap_s, int(first))
             priced = self.bounds.price(own, LAST.steps, only)

@@ -1,12 +1,14 @@
 """Compiled kernels of the bottleneck search (Numba; serial, without the GIL). Import only where they are needed.
 
-Shapes: C classes, n layers. A stage of d that starts at i, ends at j and hands over to e is *within the cap* T when
-compute + hop ≤ T and its layers fit. ``reach[d, i, e]`` is the furthest such j ≤ n − 1: i when there is none, −1 when
-d never hands over to e. ``ending[d]`` is the first start of a last stage of d. Both may be too generous (several
-boundary sizes, marked layers, the return hop), never too strict.
+Shapes: C classes, n layers, E edges (see `Ways`). A stage of d that starts at i, ends at j and hands over along edge k
+is *within the cap* T when compute + hop ≤ T and its layers fit. ``reach[i, k]`` is the furthest such j ≤ n − 1: i when
+there is none, −1 when the edge can never be taken. ``ending[d]`` is the first start of a last stage of d. Both may be
+too generous (several boundary sizes, marked layers, the return hop), never too strict.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,89 +24,104 @@ Table = NDArray[np.int32]
 INF = np.inf
 
 
-@njit(cache=True, nogil=True)
-def reaches(
-    prefix: Floats,
-    hop_s: Floats,
-    hop_s_per_byte: Floats,
-    boundary: Floats,
-    furthest: Ints,
-    cap_s: float,
-    tolerance: float,
-    reach: Shorts,
-) -> None:
-    """Fill reach[d, i, e]; furthest[d, i] is the last end that memory allows."""
-    num, n = prefix.shape[0], prefix.shape[1] - 1
-    hop = np.empty(n + 1)
-    for d in range(num):
-        room = cap_s + tolerance * (cap_s + prefix[d, n])
-        for e in range(num):
-            for j in range(n + 1):
-                hop[j] = hop_s[d, e] + boundary[j] * hop_s_per_byte[d, e]
-            _reach(prefix[d], hop, furthest[d], room, reach[d, :, e])
+class Ways(NamedTuple):
+    """Which class may follow which: edges own[d]..own[d+1]−1 of class d, and those of its door, shared with others.
+
+    door
+        Door of each class, shape (C,); its edges are gate[g]..gate[g+1]−1.
+    target
+        Class each edge leads to; −1 for whichever is best.
+    """
+
+    own: Ints
+    door: Ints
+    gate: Ints
+    target: Ints
+
+
+class Stock(NamedTuple):
+    """What stages take: amount[k] of resource[k] for k in begin[c]..begin[c+1]−1; of resource r there is capacity[r].
+
+    Class c opens resource home[c] only after ahead[c] (−1: any time).
+    """
+
+    begin: Ints
+    resource: Ints
+    amount: Ints
+    capacity: Ints
+    home: Ints
+    ahead: Ints
+
+
+class Packed(NamedTuple):
+    """How amounts taken are packed: resource r counts from bit shift[r] of word[r]; odd mixers make a hash of a key."""
+
+    word: Ints
+    shift: Words
+    mask: Words
+    mixers: Words
 
 
 @njit(cache=True, nogil=True)
-def reaches_by_least_hop(
-    prefix: Floats, least_hop: Floats, furthest: Ints, cap_s: float, tolerance: float, reach: Shorts
-) -> None:
-    """Fill reach[d, i, 0] for the least hop out of d at each boundary, whichever device it leads to."""
-    num, n = prefix.shape[0], prefix.shape[1] - 1
-    for d in range(num):
-        room = cap_s + tolerance * (cap_s + prefix[d, n])
-        _reach(prefix[d], least_hop[d], furthest[d], room, reach[d, :, 0])
+def reaches(prefix: Floats, source: Ints, earliest: Floats, furthest: Ints, room: Floats, reach: Shorts) -> None:
+    """Fill reach[i, k].
+
+    earliest[k, j] is the least prefix + hop over ends ≥ j, furthest[d, i] the last end that memory allows, room[d] the
+    cap with its tolerance.
+    """
+    n = prefix.shape[1] - 1
+    for k in range(len(source)):
+        d = source[k]
+        some = False
+        j = 0
+        for i in range(n):
+            while j + 1 < n and earliest[k, j + 1] <= prefix[d, i] + room[d]:
+                j += 1
+            stop = min(j, furthest[d, i])
+            if stop > i:
+                some = True
+            reach[i, k] = max(stop, i)
+        if not some:
+            reach[:, k] = -1
 
 
-@njit(cache=True, nogil=True)
-def _reach(prefix: Floats, hop: Floats, furthest: Ints, room: float, reach: Shorts) -> None:
-    """Fill the furthest ends of one device with one hop per boundary."""
-    n = len(prefix) - 1
-    least = np.empty(n + 1)
-    least[n] = INF
-    for j in range(n - 1, 0, -1):
-        least[j] = min(least[j + 1], prefix[j] + hop[j])
-    some = False
-    j = 0
-    for i in range(n):
-        while j + 1 < n and least[j + 1] <= prefix[i] + room:
-            j += 1
-        stop = min(j, furthest[i])
+@njit(cache=True, nogil=True, inline="always")
+def _least(reach: Shorts, target: Ints, i: int, begin: int, end: int, cost: Floats, opened: Floats) -> float:
+    """Return the least completion behind a stage from i along edges begin..end−1."""
+    least = INF
+    for k in range(begin, end):
+        stop = reach[i, k]
         if stop > i:
-            some = True
-        reach[i] = max(stop, i)
-    if not some:
-        reach[:] = -1
+            e = target[k]
+            least = min(least, cost[stop, e] if e >= 0 else opened[stop])
+    return least
 
 
 @njit(cache=True, nogil=True)
-def completions(reach: Shorts, ending: Ints, price: Floats, exact: Floats, cost: Floats) -> None:
+def completions(reach: Shorts, ways: Ways, ending: Ints, price: Floats, exact: Floats, cost: Floats) -> None:
     """Fill exact[i, d]: least price to open d at position i and to complete from there, and its minimum over i.
 
-    Opening a device of class e costs price[e], again and again:
+    Opening class e costs price[e], again and again:
 
-        exact[i, d] = price[d] + (0 if i ≥ ending[d] else min over e, i < j ≤ reach[d, i, e] of exact[j, e])
+        exact[i, d] = price[d] + (0 if i ≥ ending[d] else min over edges d → e, i < j ≤ reach of exact[j, e])
 
     cost[i, d] is the minimum over the positions seen so far (those after the current one) up to i, so that the least
-    over a window of ends is its entry at the furthest; at the end it is the minimum over 0 … i. Where reach has one
-    column for every e, `opened` holds the minimum of cost over e.
+    over a window of ends is its entry at the furthest; at the end it is the minimum over 0 … i. `opened` holds the
+    minimum of cost over all classes.
     """
     n, num = cost.shape
-    alike = reach.shape[2] == 1
+    doors = len(ways.gate) - 1
     opened = np.full(n, INF)
+    through = np.empty(doors)
     cost[:] = INF
     for i in range(n - 1, -1, -1):
+        for g in range(doors):
+            through[g] = _least(reach, ways.target, i, ways.gate[g], ways.gate[g + 1], cost, opened)
         for d in range(num):
-            least = INF
-            if i >= ending[d]:
-                least = 0.0
-            elif alike:
-                if reach[d, i, 0] > i:
-                    least = opened[reach[d, i, 0]]
-            else:
-                for e in range(num):
-                    stop = reach[d, i, e]
-                    if stop > i:
-                        least = min(least, cost[stop, e])
+            least = 0.0
+            if i < ending[d]:
+                least = _least(reach, ways.target, i, ways.own[d], ways.own[d + 1], cost, opened)
+                least = min(least, through[ways.door[d]])
             exact[i, d] = least + price[d]
         for d in range(num):
             k = i
@@ -114,8 +131,18 @@ def completions(reach: Shorts, ending: Ints, price: Floats, exact: Floats, cost:
                 k += 1
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _edge(ways: Ways, d: int, number: int) -> int:
+    """Return an edge out of d by its number: first its own, then those of its door; −1 beyond the last."""
+    k = ways.own[d] + number
+    if k < ways.own[d + 1]:
+        return int(k)
+    k += ways.gate[ways.door[d]] - ways.own[d + 1]
+    return int(k) if k < ways.gate[ways.door[d] + 1] else -1
+
+
 @njit(cache=True, nogil=True)
-def cheapest_path(reach: Shorts, ending: Ints, first: Flags, exact: Floats, path: Ints) -> int:
+def cheapest_path(reach: Shorts, ways: Ways, ending: Ints, first: Flags, exact: Floats, path: Ints) -> int:
     """Write the classes of a cheapest relaxed path; return how many, 0 when there is none."""
     num = exact.shape[1]
     d = -1
@@ -134,12 +161,19 @@ def cheapest_path(reach: Shorts, ending: Ints, first: Flags, exact: Floats, path
         least = INF
         then = -1
         at = i
-        for e in range(num):
-            for j in range(reach[d, i, e if reach.shape[2] > 1 else 0], i, -1):
-                if exact[j, e] < least:
-                    least = exact[j, e]
-                    then = e
-                    at = j
+        number = 0
+        k = _edge(ways, d, 0)
+        while k >= 0:
+            low = ways.target[k] if ways.target[k] >= 0 else 0
+            high = low + 1 if ways.target[k] >= 0 else num
+            for e in range(low, high):
+                for j in range(reach[i, k], i, -1):
+                    if exact[j, e] < least:
+                        least = exact[j, e]
+                        then = e
+                        at = j
+            number += 1
+            k = _edge(ways, d, number)
         d = then
         i = at
     return 0
@@ -152,12 +186,14 @@ BEST, THETA, IDLE, DONE = range(4)
 @njit(cache=True, nogil=True)
 def raise_prices(
     reach: Shorts,
+    ways: Ways,
     ending: Ints,
     first: Flags,
-    counts: Floats,
+    stock: Stock,
     max_stages: float,
     steps: int,
     patience: int,
+    hope: float,
     prices: Floats,
     best_prices: Floats,
     best_cost: Floats,
@@ -168,19 +204,19 @@ def raise_prices(
 ) -> int:
     """Take subgradient steps towards prices under which every relaxed path costs more than all devices together.
 
-    prices[:C] belong to the classes, prices[C] to a stage of any; Σ prices·counts + prices[C]·max_stages is kept at 1.
-    state[BEST] is the largest cost of a cheapest path so far: above 1, no plan keeps within the cap. Returns the
-    steps taken; a relaxed path that keeps the counts is left in `path` (length[0] > 0) and ends the steps, too.
+    prices[:R] belong to the resources, prices[R] to a stage of any; Σ prices·capacity + prices[R]·max_stages is kept
+    at 1. state[BEST] is the largest cost of a cheapest path so far: above 1, no plan keeps within the cap. Returns the
+    steps taken; a relaxed path that keeps the counts is left in `path` (length[0] > 0) and ends the steps, too. So does
+    a cost so far below 1 that it is not hoped for any more: by `hope` times the step length.
     """
     n, num = best_cost.shape
     cost = np.empty((n, num))
     exact = np.empty((n, num))
     price = np.empty(num)
-    use = np.empty(num + 1)
+    use = np.empty(len(prices))
     for done in range(steps):
-        for c in range(num):
-            price[c] = prices[c] + prices[num]
-        completions(reach, ending, price, exact, cost)
+        stage_prices(stock, prices, price)
+        completions(reach, ways, ending, price, exact, cost)
         root = INF
         for f in range(num):
             if first[f]:
@@ -200,41 +236,50 @@ def raise_prices(
             state[IDLE] = 0.0
             prices[:] = best_prices
             direction[:] = 0.0
-            if state[THETA] < 0.02:
+            if state[THETA] < 0.02 or 1.0 - state[BEST] > hope * state[THETA]:
                 state[DONE] = 1.0
                 return done + 1
             continue
-        count = cheapest_path(reach, ending, first, exact, path)
+        count = cheapest_path(reach, ways, ending, first, exact, path)
         if count == 0:
             state[DONE] = 1.0
             return done + 1
-        if _within(path, count, counts, max_stages, use):
+        if _within(path, count, stock, max_stages, use):
             length[0] = count
             return done + 1
         gain = state[THETA] * (max(state[BEST], 1.0) + 0.02 - root)
-        if not _step(use, counts, max_stages, gain, direction, prices):
+        if not _step(use, stock.capacity, max_stages, gain, direction, prices):
             state[DONE] = 1.0
             return done + 1
     return steps
 
 
 @njit(cache=True, nogil=True)
-def _within(path: Ints, count: int, counts: Floats, max_stages: float, use: Floats) -> bool:
-    """Count the stages by class into `use` and compare with what there is."""
-    num = len(counts)
+def stage_prices(stock: Stock, prices: Floats, price: Floats) -> None:
+    """Fill price[c]: what a stage on class c pays for what it takes, and its fee."""
+    for c in range(len(price)):
+        price[c] = prices[-1]
+        for k in range(stock.begin[c], stock.begin[c + 1]):
+            price[c] += stock.amount[k] * prices[stock.resource[k]]
+
+
+@njit(cache=True, nogil=True)
+def _within(path: Ints, count: int, stock: Stock, max_stages: float, use: Floats) -> bool:
+    """Sum up what the stages take into `use` and compare with what there is."""
     use[:] = 0.0
-    for k in range(count):
-        use[path[k]] += 1.0
-    use[num] = count
+    for c in path[:count]:
+        for k in range(stock.begin[c], stock.begin[c + 1]):
+            use[stock.resource[k]] += stock.amount[k]
+    use[-1] = count
     fits = 2 <= count <= max_stages
-    for c in range(num):
-        if use[c] > counts[c]:
+    for r in range(len(stock.capacity)):
+        if use[r] > stock.capacity[r]:
             fits = False
     return fits
 
 
 @njit(cache=True, nogil=True)
-def _step(use: Floats, counts: Floats, max_stages: float, gain: float, direction: Floats, prices: Floats) -> bool:
+def _step(use: Floats, counts: Ints, max_stages: float, gain: float, direction: Floats, prices: Floats) -> bool:
     """Move the prices along (use − counts) + 0.7 · the last direction, by as much as would gain `gain`.
 
     They stay at zero or above and their total is scaled back to 1. False when there is nowhere to go.
@@ -320,16 +365,13 @@ def expand(
     begin: int,
     end: int,
     reach: Shorts,
+    ways: Ways,
     ending: Ints,
     cost: Floats,
     price: Floats,
     most: float,
-    counts: Ints,
-    pred: Ints,
-    word: Ints,
-    shift: Words,
-    mask: Words,
-    mixers: Words,
+    stock: Stock,
+    packed: Packed,
     table: Table,
     out_words: Words,
     out_ints: Ints,
@@ -338,27 +380,28 @@ def expand(
     filled: Ints,
     strict: bool,
 ) -> int:
-    """Extend labels begin..end−1 by one device each way; return the first label not done for lack of space.
+    """Extend labels begin..end−1 by one stage each way; return the first label not done for lack of space.
 
-    A label is (devices used, last one, the furthest position at which that one can start). Of labels with equal
-    devices and last one the furthest stays. One is cut when its price plus that of its cheapest completion is above
+    A label is (what is taken, last class, the furthest position at which that one can start). Of labels with equal
+    takings and last class the furthest stays. One is cut when its price plus that of its cheapest completion is above
     `most`. filled: labels written, complete ones noted in `ends`, and how often `strict` left out an empty stage.
     """
-    num = len(counts)
     for r in range(begin, end):
-        if filled[ROWS] + num > out_ints.shape[1] or 2 * (filled[ROWS] + num) > len(table):
-            return r
         d, at = ints[LAST, r], ints[AT, r]
-        for e in range(num):
-            stop = reach[d, at, e]
+        edges = ways.own[d + 1] - ways.own[d] + ways.gate[ways.door[d] + 1] - ways.gate[ways.door[d]]
+        if filled[ROWS] + edges > out_ints.shape[1] or 2 * (filled[ROWS] + edges) > len(table):
+            return r
+        for number in range(edges):
+            k = _edge(ways, d, number)
+            stop, e = reach[at, k], ways.target[k]
             if stop < 0 or floats[PAID, r] + cost[stop, e] > most:
                 continue
-            if not _free(words[r], e, counts, pred, word, shift, mask):
+            if not _free(words[r], e, stock, packed):
                 continue
             if strict and stop == at:
                 filled[LEFT_OUT] += 1
                 continue
-            row = _place(words, r, e, word, shift, mixers, table, out_words, out_ints, filled)
+            row = _place(words, r, e, stock, packed, table, out_words, out_ints, filled)
             if row == filled[ROWS]:
                 filled[ROWS] += 1
                 out_ints[AT, row] = -1
@@ -374,15 +417,17 @@ def expand(
 
 
 @njit(cache=True, nogil=True)
-def _free(words: Words, e: int, counts: Ints, pred: Ints, word: Ints, shift: Words, mask: Words) -> bool:
-    """Whether one more device of class e may be used; a twin class is opened only after its predecessor."""
-    taken = (words[word[e]] >> shift[e]) & mask[e]
-    if taken >= np.uint64(counts[e]):
-        return False
-    before = pred[e]
-    if taken > np.uint64(0) or before < 0:
+def _free(words: Words, e: int, stock: Stock, packed: Packed) -> bool:
+    """Whether one more stage on class e may be added; a twin is opened only after the one before it."""
+    for k in range(stock.begin[e], stock.begin[e + 1]):
+        r = stock.resource[k]
+        taken = (words[packed.word[r]] >> packed.shift[r]) & packed.mask[r]
+        if taken + np.uint64(stock.amount[k]) > np.uint64(stock.capacity[r]):
+            return False
+    before, home = stock.ahead[e], stock.home[e]
+    if before < 0 or ((words[packed.word[home]] >> packed.shift[home]) & packed.mask[home]) > np.uint64(0):
         return True
-    return bool(((words[word[before]] >> shift[before]) & mask[before]) > np.uint64(0))
+    return bool(((words[packed.word[before]] >> packed.shift[before]) & packed.mask[before]) > np.uint64(0))
 
 
 @njit(cache=True, nogil=True)
@@ -390,28 +435,28 @@ def _place(
     words: Words,
     r: int,
     e: int,
-    word: Ints,
-    shift: Words,
-    mixers: Words,
+    stock: Stock,
+    packed: Packed,
     table: Table,
     out_words: Words,
     out_ints: Ints,
     filled: Ints,
 ) -> int:
-    """Return the row of the label (devices of r and one of e, last e); filled[ROWS] when it is new, its key written.
+    """Return the row of the label (takings of r and a stage on e, last e); filled[ROWS] when new, its key written.
 
     The table of row numbers is open-addressed; keys are compared in full, so a collision costs time, never a label.
     """
     width = words.shape[1]
     size = np.uint64(len(table) - 1)
     new = filled[ROWS]
-    mix = mixers[width + e]
     for w in range(width):
-        value = words[r, w]
-        if w == word[e]:
-            value += np.uint64(1) << shift[e]
-        out_words[new, w] = value
-        mix = (mix ^ (value * mixers[w])) * np.uint64(0x9E3779B97F4A7C15)
+        out_words[new, w] = words[r, w]
+    for k in range(stock.begin[e], stock.begin[e + 1]):
+        at = stock.resource[k]
+        out_words[new, packed.word[at]] += np.uint64(stock.amount[k]) << packed.shift[at]
+    mix = packed.mixers[width + e]
+    for w in range(width):
+        mix = (mix ^ (out_words[new, w] * packed.mixers[w])) * np.uint64(0x9E3779B97F4A7C15)
         mix ^= mix >> np.uint64(29)
     slot = mix & size
     while table[slot] >= 0:

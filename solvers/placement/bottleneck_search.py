@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement import bottleneck_kernels as kernels
 from gpuplan.solvers.placement.bottleneck_bounds import Cap, CapBounds, Priced
+from gpuplan.solvers.placement.bottleneck_core import CapCore
 from gpuplan.solvers.placement.classes import IntArray
-from gpuplan.solvers.placement.core import Core
 from gpuplan.solvers.placement.tables import ClassPath
 
 Words = NDArray[np.uint64]
@@ -40,20 +40,17 @@ MOST_PAID = 1.0 + 1e-9
 
 @dataclass(frozen=True)
 class Keys:
-    """How used devices are packed: class c counts from bit shift[c] of word[c]; odd numbers mix keys to a hash."""
+    """How what is taken is packed into `width` words."""
 
-    word: IntArray
-    shift: Words
-    mask: Words
-    mixers: Words
+    packed: kernels.Packed
     width: int
 
 
-def pack_keys(counts: IntArray) -> Keys:
-    """Lay the counters of classes out in 64-bit words."""
+def pack_keys(capacity: IntArray, num_classes: int) -> Keys:
+    """Lay the counters of resources out in 64-bit words."""
     word, shift, mask = [], [], []
     at, place = 0, 0
-    for count in counts:
+    for count in capacity:
         bits = int(count).bit_length()
         if place + bits > 64:
             at, place = at + 1, 0
@@ -61,14 +58,9 @@ def pack_keys(counts: IntArray) -> Keys:
         shift.append(place)
         mask.append((1 << bits) - 1)
         place += bits
-    mixers = np.random.default_rng(1).integers(0, 2**63, at + 1 + len(counts), dtype=np.uint64) | np.uint64(1)
-    return Keys(
-        np.array(word, dtype=np.int64),
-        np.array(shift, dtype=np.uint64),
-        np.array(mask, dtype=np.uint64),
-        mixers,
-        at + 1,
-    )
+    mixers = np.random.default_rng(1).integers(0, 2**63, at + 1 + num_classes, dtype=np.uint64) | np.uint64(1)
+    shifts, masks = np.array(shift, dtype=np.uint64), np.array(mask, dtype=np.uint64)
+    return Keys(kernels.Packed(np.array(word, dtype=np.int64), shifts, masks, mixers), at + 1)
 
 
 @dataclass(frozen=True)
@@ -120,9 +112,11 @@ class CapSearch:
 
     def __init__(self, bounds: CapBounds, keys: Keys, cap: Cap, priced: Priced, *, strict: bool) -> None:
         self.bounds, self.keys, self.cap, self.priced, self.strict = bounds, keys, cap, priced, strict
-        self.core: Core = bounds.core
+        self.core: CapCore = bounds.core
         self.budget = bounds.budget
         self.price = priced.entry
+        ways = bounds.edges.ways
+        self.degree = max(1, int((np.diff(ways.own) + np.diff(ways.gate)[ways.door]).max()))
         self.history: list[Table] = []
         self.kept = 0
         self.value = np.inf
@@ -165,15 +159,18 @@ class CapSearch:
 
     def _start(self, first: NDArray[np.bool_]) -> Labels:
         cost = self.priced.cost[0]
-        classes = np.flatnonzero(first & (cost <= MOST_PAID)).astype(np.int64)
+        there = (self.core.modes.use <= self.core.modes.capacity[:, None]).all(axis=0)
+        classes = np.flatnonzero(first & there & (cost <= MOST_PAID)).astype(np.int64)
+        packed, use = self.keys.packed, self.core.modes.use
         words = np.zeros((len(classes), self.keys.width), dtype=np.uint64)
-        words[np.arange(len(classes)), self.keys.word[classes]] = np.uint64(1) << self.keys.shift[classes]
+        for resource, row in enumerate(use[:, classes].astype(np.uint64)):
+            words[:, packed.word[resource]] += row << packed.shift[resource]
         zeros = np.zeros(len(classes), dtype=np.int64)
         return Labels(words, np.stack([classes, zeros, zeros - 1]), np.stack([self.price[classes], cost[classes]]))
 
     def _next(self, labels: Labels) -> tuple[Labels, bool, IntArray]:
         """Extend a level; return the new one, whether nothing was left out, and its complete labels."""
-        num, rows = self.core.num_classes, len(labels)
+        num, rows = self.degree, len(labels)
         most = min(MOST_PER_LEVEL, rows * num) + num
         table = np.full(1 << int(2 * most).bit_length(), -1, dtype=np.int32)
         made = Labels(
@@ -194,7 +191,6 @@ class CapSearch:
     def _expand(
         self, labels: Labels, begin: int, end: int, table: Table, made: Labels, ends: IntArray, filled: IntArray
     ) -> int:
-        keys = self.keys
         return int(
             kernels.expand(
                 labels.words,
@@ -203,16 +199,13 @@ class CapSearch:
                 begin,
                 end,
                 self.cap.reach,
+                self.bounds.edges.ways,
                 self.cap.ending,
                 self.priced.cost,
                 self.price,
                 MOST_PAID,
-                self.core.counts,
-                self.core.pred,
-                keys.word,
-                keys.shift,
-                keys.mask,
-                keys.mixers,
+                self.bounds.stock,
+                self.keys.packed,
                 table,
                 made.words,
                 made.ints,

@@ -10,9 +10,11 @@ import pytest
 
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits
-from gpuplan.solvers.placement import bottleneck_caps, bottleneck_kernels
+from gpuplan.solvers.placement import bottleneck_caps, bottleneck_kernels, bottleneck_part
 from gpuplan.solvers.placement.bottleneck import minimise_bottleneck, path_bottleneck
 from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
+from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
+from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
 from gpuplan.solvers.placement.bottleneck_search import CapSearch, pack_keys
 from gpuplan.solvers.placement.core import Core, Query, make_core
 from gpuplan.solvers.placement.effort import Settings
@@ -50,43 +52,53 @@ def _checks(problem: DensePlacement, brute_force: ModuleType, rng: np.random.Gen
     if core.max_stages < 2:
         return seen
     scale = least if np.isfinite(least) else float(core.prefix[:, -1].max())
-    for linked in (True, False):
-        bounds = CapBounds(core, Budget(Limits()), linked=linked)
+    kinds, plain = kinds_core(core), cap_core(core)
+    spaces = [("linked", plain, None), ("least hop", plain, by_least_hop(core))]
+    spaces += [("kinds", kinds, None)] if kinds is not None else []
+    for name, space, edges in spaces:
+        bounds = CapBounds(space, Budget(Limits()), edges)
         for factor in FACTORS:
             cap = bounds.cap(factor * scale)
-            prices = rng.exponential(size=core.num_classes) * (rng.random(core.num_classes) < 0.8)
-            exact = np.empty((core.num_layers, core.num_classes))
+            prices = rng.exponential(size=len(space.modes.capacity) + 1) * (
+                rng.random(len(space.modes.capacity) + 1) < 0.8
+            )
+            stage, exact = np.empty(space.num_classes), np.empty((core.num_layers, space.num_classes))
+            bottleneck_kernels.stage_prices(bounds.stock, prices, stage)
             cost = np.empty_like(exact)
-            bottleneck_kernels.completions(cap.reach, cap.ending, prices, exact, cost)
+            bottleneck_kernels.completions(cap.reach, bounds.edges.ways, cap.ending, stage, exact, cost)
             # Any prices: a plan within the cap pays what the cheapest path costs, and at most all prices together.
-            if exact[0].min() > prices @ core.counts * (1.0 + 1e-9):
-                assert least > cap.cap_s, (problem.name, linked, factor, "random prices")
-                seen["random prices"] += 1
+            everything = prices[:-1] @ space.modes.capacity + prices[-1] * space.max_stages
+            if exact[0, space.first].min(initial=np.inf) > everything * (1.0 + 1e-9):
+                assert least > cap.cap_s, (problem.name, name, factor, "random prices")
+                seen[f"{name}: random prices"] += 1
             priced = bounds.price(cap, 60)
             if priced.refuted:
-                assert least > cap.cap_s, (problem.name, linked, factor, "prices")
-                seen["prices"] += 1
-            if linked:
+                assert least > cap.cap_s, (problem.name, name, factor, "prices")
+                seen[f"{name}: prices"] += 1
+            if edges is None:
                 for strict in (True, False):
-                    seen += _check_search(problem, tables, bounds, factor * scale, least, strict=strict)
+                    said = _check_search(problem, tables, bounds, factor * scale, least, strict=strict)
+                    seen[f"{name}: {said}"] += 1
     return seen
 
 
 def _check_search(
     problem: DensePlacement, tables: ClassTables, bounds: CapBounds, cap_s: float, least: float, *, strict: bool
-) -> Counter[str]:
+) -> str:
     cap = bounds.cap(cap_s)
     # Poor prices, after one step, leave the search more to do.
-    search = CapSearch(bounds, pack_keys(bounds.core.counts), cap, bounds.price(cap, 1), strict=strict)
-    found = search.run(None, cap_s, bounds.first)
+    space = bounds.core
+    keys = pack_keys(space.modes.capacity, space.num_classes)
+    search = CapSearch(bounds, keys, cap, bounds.price(cap, 1), strict=strict)
+    found = search.run(None, cap_s, space.first)
     if found.path is not None and problem.micro_batches != "stages":
         assert path_bottleneck(tables, found.path) == pytest.approx(found.value, rel=1e-12)
         assert broken_rule(problem, tables.to_stages(found.path)) is None, problem.name
         assert found.value >= least * (1.0 - 1e-9), problem.name
     if found.impossible:
         assert least > cap_s, (problem.name, cap_s / least, strict)
-        return Counter(["search"])
-    return Counter(["open"])
+        return "search"
+    return "open"
 
 
 def test_no_rule_refutes_a_cap_that_has_a_plan(
@@ -100,9 +112,11 @@ def test_no_rule_refutes_a_cap_that_has_a_plan(
     for seed in range(20):
         seen += _checks(exact_checks.twin_hosts(seed + 300), brute_force, rng)
     # Every rule must have said something for the test to mean anything.
-    assert seen["random prices"] > 100
-    assert seen["prices"] > 300
-    assert seen["search"] > 500
+    for name in ("linked", "least hop", "kinds"):
+        assert seen[f"{name}: random prices"] > 50, seen
+        assert seen[f"{name}: prices"] > 100, seen
+    assert seen["linked: search"] > 500, seen
+    assert seen["kinds: search"] > 200, seen
 
 
 @pytest.mark.slow
@@ -142,7 +156,7 @@ def test_few_chosen_devices_leave_the_bound_of_all(
     brute_force: ModuleType, instances: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With room for three classes only, plans are still plans and the bound stays below the optimum of all devices."""
-    monkeypatch.setattr(bottleneck_caps, "WIDE", 3)
+    monkeypatch.setattr(bottleneck_part, "WIDE", 3)
     monkeypatch.setattr(bottleneck_caps, "CHOSEN", 3)
     plans_found = 0
     for seed in range(40):
@@ -233,7 +247,7 @@ def test_cancelling_keeps_the_incumbent(instances: ModuleType) -> None:
 
 def test_key_words_hold_every_counter_apart() -> None:
     """Counters never straddle words: 64 single devices fill one word, one of three more opens the next."""
-    keys = pack_keys(np.array([1] * 63 + [3, 1]))
+    keys = pack_keys(np.array([1] * 63 + [3, 1]), 65)
     assert keys.width == 2
-    assert keys.word.tolist() == [0] * 63 + [1, 1]
-    assert keys.shift[-2:].tolist() == [0, 2]
+    assert keys.packed.word.tolist() == [0] * 63 + [1, 1]
+    assert keys.packed.shift[-2:].tolist() == [0, 2]

@@ -1,0 +1,160 @@
+"""What a search over caps reads: classes, the edges between them, what stages take, and how a sequence becomes a plan.
+
+The classes may be those of the problem, or states of a relaxation whose sequences `plan` turns into plans (kinds of
+hosts, see `bottleneck_kinds`). Numbers are those of the cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.placement import bottleneck_kernels as kernels
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, trivial_upper
+from gpuplan.solvers.placement.modes import Modes
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: Makes the best plan of stages on these classes in this order: (bottleneck, path), or None.
+Planner = Callable[[IntArray], tuple[float, ClassPath] | None]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Which class may follow which (`kernels.Ways`), and by when a stage can be over that takes an edge.
+
+    source
+        A class with the edge, shape (E,); all of a door have the same times and windows.
+    earliest
+        earliest[k, j]: least prefix + hop over ends ≥ j (and < n), shape (E, n+1).
+    """
+
+    ways: kernels.Ways
+    source: IntArray
+    earliest: FloatArray
+
+
+@dataclass(frozen=True)
+class CapCore:
+    """Arrays of a search over caps on stage + outgoing hop; C classes, n layers.
+
+    prefix, low, top
+        As in `Core`.
+    back
+        Return hop by (last, first), shape (C, C), or None.
+    first
+        Classes a plan may start with, shape (C,).
+    modes
+        What stages take.
+    highest
+        A cap that no plan exceeds.
+    plan
+        Turns a sequence of classes into a plan.
+    """
+
+    prefix: FloatArray
+    low: IntArray
+    top: IntArray
+    back: FloatArray | None
+    first: NDArray[np.bool_]
+    modes: Modes
+    max_stages: int
+    highest: float
+    edges: Edges
+    plan: Planner
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.prefix)
+
+    @property
+    def num_layers(self) -> int:
+        """N."""
+        return int(self.prefix.shape[1]) - 1
+
+
+def cap_core(core: Core, edges: Edges | None = None) -> CapCore:
+    """Return a core of the cycle's numbers as the search over caps reads it; `edges` other than all are for bounds."""
+    return CapCore(
+        core.prefix,
+        core.low,
+        core.top,
+        core.back,
+        core.pred < 0,
+        core.resources,
+        core.max_stages,
+        trivial_upper(core),
+        edges_between(core) if edges is None else edges,
+        planner(core),
+    )
+
+
+def edges_between(core: Core) -> Edges:
+    """Return one edge per pair of classes with a route."""
+    routed = np.isfinite(core.hop_s)
+    source, target = np.nonzero(routed)
+    gate = np.concatenate([[0], np.cumsum(routed.sum(axis=1))]).astype(np.int64)
+    hops = core.hop_s[source, target][:, None] + core.hop_s_per_byte[source, target][:, None] * core.boundary
+    return through_doors(gate, source, target, core.prefix, hops)
+
+
+def through_doors(
+    gate: IntArray, source: IntArray, target: IntArray, prefix: FloatArray, hops: FloatArray
+) -> Edges:  # fmt: skip
+    """Return edges where every class has a door of its own; `hops` by edge and boundary, shape (E, n+1)."""
+    num = len(prefix)
+    ways = kernels.Ways(
+        np.zeros(num + 1, dtype=np.int64), np.arange(num, dtype=np.int64), gate, target.astype(np.int64)
+    )
+    return Edges(ways, source.astype(np.int64), earliest_ends(prefix[source], hops))
+
+
+def earliest_ends(prefix: FloatArray, hops: FloatArray) -> FloatArray:
+    """Return the least prefix + hop over ends at or behind each boundary, the last boundary left out; rows of edges."""
+    ends = prefix + hops
+    ends[:, -1] = np.inf
+    return np.ascontiguousarray(np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1])
+
+
+def by_least_hop(core: Core) -> Edges:
+    """Return one edge per class, to whichever class is best, at the least hop out of it: a relaxation."""
+    least = np.empty_like(core.prefix)
+    for c in range(core.num_classes):
+        # A hop is linear in the message: distinct boundaries need one minimum each.
+        sizes, place = np.unique(core.boundary, return_inverse=True)
+        hops = core.hop_s[c][:, None] + sizes[None, :] * core.hop_s_per_byte[c][:, None]
+        least[c] = hops.min(axis=0)[place.reshape(-1)]
+    each = np.arange(core.num_classes)
+    gate = np.arange(core.num_classes + 1)
+    return through_doors(gate, each, np.full(core.num_classes, -1), core.prefix, least)
+
+
+def planner(core: Core) -> Planner:
+    """Return the exact programme over an order of classes: the least bottleneck of stages on them."""
+
+    def plan(sequence: IntArray) -> tuple[float, ClassPath] | None:
+        stops = np.zeros(len(sequence), dtype=np.int64)
+        term = 0.0 if core.back is None else float(core.back[sequence[-1], sequence[0]])
+        value = kernels.best_of_sequence(
+            np.ascontiguousarray(sequence, dtype=np.int64),
+            core.prefix,
+            core.hop_s,
+            core.hop_s_per_byte,
+            core.boundary,
+            term,
+            core.low,
+            core.top,
+            stops,
+        )
+        if not np.isfinite(value):
+            return None
+        starts = [0, *stops[:-1].tolist()]
+        path = tuple((int(c), a, int(b)) for c, a, b in zip(sequence, starts, stops, strict=True))
+        return float(value), path
+
+    return plan

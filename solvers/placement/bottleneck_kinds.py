@@ -1,0 +1,155 @@
+"""Hosts of a kind taken together: a relaxation of the search over caps whose sequences are packed into real hosts.
+
+Classes with equal times and windows are of one *kind*. A state (kind, place) is a stage on the place-th device of a
+run inside one class. The next stage is on the next device of the run, at the least hop inside a class of the kind; or
+it begins a run elsewhere, at the least hop between two different classes of the kinds. Of each kind only the devices
+are counted. Every plan is such a sequence with hops no longer than its own, so that what is impossible here is
+impossible. A sequence is a plan once its runs are packed into classes, and `plan` says what it is then worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.placement import bottleneck_kernels as kernels
+from gpuplan.solvers.placement.bottleneck_core import CapCore, Edges, Planner, earliest_ends, planner
+from gpuplan.solvers.placement.classes import IntArray
+from gpuplan.solvers.placement.core import Core, trivial_upper
+from gpuplan.solvers.placement.modes import Modes
+from gpuplan.solvers.placement.tables import ClassPath
+
+#: More states than this are no help.
+MOST_STATES = 512
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kind of each class, shape (C,); longest run and devices of each kind, shape (T,); an example class of each."""
+
+    of: IntArray
+    longest: IntArray
+    total: IntArray
+    example: IntArray
+
+    @property
+    def number(self) -> int:
+        """T."""
+        return len(self.total)
+
+
+def kinds_core(core: Core) -> CapCore | None:
+    """Return the relaxation by kinds, or None where it takes no classes together."""
+    if core.modes is not None:
+        return None
+    kinds = kinds_of(core)
+    if kinds.number == core.num_classes or kinds.longest.sum() > MOST_STATES:
+        return None
+    states = np.repeat(np.arange(kinds.number), kinds.longest)
+    begins = np.concatenate([[0], np.cumsum(kinds.longest)])
+    place = np.arange(len(states)) - begins[states]
+    use = (states[None, :] == np.arange(kinds.number)[:, None]).astype(np.int64)
+    modes = Modes(use, kinds.total, states, np.full(len(states), -1, dtype=np.int64))
+    shown = kinds.example[states]
+    back = None
+    if core.back is not None:
+        back = np.ascontiguousarray(_least(core.back, kinds, inside=True)[np.ix_(states, states)])
+    return CapCore(
+        np.ascontiguousarray(core.prefix[shown]),
+        np.ascontiguousarray(core.low[shown]),
+        core.top,
+        back,
+        place == 0,
+        modes,
+        core.max_stages,
+        trivial_upper(core),
+        _edges(core, kinds, states, begins[:-1]),
+        _packing(core, kinds, states, place),
+    )
+
+
+def kinds_of(core: Core) -> Kinds:
+    """Tell classes by their times and windows."""
+    rows = np.concatenate([core.prefix, core.low.astype(np.float64)], axis=1)
+    seen: dict[bytes, int] = {}
+    kind = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows], dtype=np.int64)
+    longest, total = np.zeros(len(seen), dtype=np.int64), np.zeros(len(seen), dtype=np.int64)
+    np.maximum.at(longest, kind, np.minimum(core.counts, core.num_layers))
+    np.add.at(total, kind, core.counts)
+    example = np.unique(kind, return_index=True)[1]
+    return Kinds(kind, longest, np.minimum(total, core.num_layers), example.astype(np.int64))
+
+
+def _least(table: FloatArray, kinds: Kinds, *, inside: bool) -> FloatArray:
+    """Return the least entry between different classes of two kinds (`inside`: or one class), shape (T, T)."""
+    values = table.copy()
+    if not inside:
+        np.fill_diagonal(values, np.inf)
+    order = np.argsort(kinds.of, kind="stable")
+    cuts = np.searchsorted(kinds.of[order], np.arange(kinds.number))
+    sorted_ = values[np.ix_(order, order)]
+    return np.asarray(np.minimum.reduceat(np.minimum.reduceat(sorted_, cuts, axis=0), cuts, axis=1))
+
+
+def _edges(core: Core, kinds: Kinds, states: IntArray, begins: IntArray) -> Edges:
+    """Each state's next place, and a door by kind to the first places of all kinds."""
+    inner, inner_per_byte = np.full(kinds.number, np.inf), np.full(kinds.number, np.inf)
+    np.minimum.at(inner, kinds.of, np.diag(core.hop_s))
+    per_byte = np.where(np.isfinite(core.hop_s), core.hop_s_per_byte, np.inf)
+    np.minimum.at(inner_per_byte, kinds.of, np.diag(per_byte))
+    further = np.append(states[1:] == states[:-1], False) & np.isfinite(inner)[states]
+    nexts = np.flatnonzero(further)
+    own = np.concatenate([[0], np.cumsum(further)]).astype(np.int64)
+    outer, outer_per_byte = _least(core.hop_s, kinds, inside=False), _least(per_byte, kinds, inside=False)
+    routed = np.isfinite(outer)
+    leave, enter = np.nonzero(routed)
+    gate = (len(nexts) + np.concatenate([[0], np.cumsum(routed.sum(axis=1))])).astype(np.int64)
+    fixed = np.concatenate([inner[states[nexts]], outer[leave, enter]])
+    slope = np.concatenate([inner_per_byte[states[nexts]], outer_per_byte[leave, enter]])
+    target = np.concatenate([nexts + 1, begins[enter]]).astype(np.int64)
+    source = np.concatenate([nexts, begins[leave]]).astype(np.int64)
+    hops = fixed[:, None] + slope[:, None] * core.boundary
+    prefix = core.prefix[kinds.example[states[source]]]
+    return Edges(kernels.Ways(own, states.astype(np.int64), gate, target), source, earliest_ends(prefix, hops))
+
+
+def _packing(core: Core, kinds: Kinds, states: IntArray, place: IntArray) -> Planner:
+    """Return what packs the runs of a sequence into classes and makes the best plan of that."""
+    exact = planner(core)
+
+    def plan(sequence: IntArray) -> tuple[float, ClassPath] | None:
+        kind, begins = states[sequence], np.flatnonzero(place[sequence] == 0)
+        lengths = np.diff(np.append(begins, len(sequence)))
+        best: tuple[float, ClassPath] | None = None
+        for largest_first in (False, True):
+            hosts = _pack(core, kinds, kind[begins], lengths, largest_first=largest_first)
+            found = None if hosts is None else exact(np.repeat(hosts, lengths))
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+        return best
+
+    return plan
+
+
+def _pack(core: Core, kinds: Kinds, kind: IntArray, lengths: IntArray, *, largest_first: bool) -> IntArray | None:
+    """Return a class for every run: in order, near the run before it, or the largest first; None where one has none."""
+    left = core.counts.copy()
+    hosts = np.full(len(kind), -1, dtype=np.int64)
+    far = core.hop_s + float(core.boundary.max(initial=0.0)) * core.hop_s_per_byte
+    order = np.argsort(-lengths, kind="stable") if largest_first else np.arange(len(kind))
+    for k in order.tolist():
+        able = (kinds.of == kind[k]) & (left >= lengths[k])
+        near = [hosts[j] for j in (k - 1, k + 1) if 0 <= j < len(kind) and hosts[j] >= 0]
+        able[near] = False
+        choices = np.flatnonzero(able)
+        if len(choices) == 0:
+            return None
+        hop = far[hosts[k - 1], choices] if k > 0 and hosts[k - 1] >= 0 else np.zeros(len(choices))
+        # Of equal hops the host that is used up most.
+        rest = left[choices] - lengths[k]
+        chosen = choices[np.lexsort((choices, rest, hop))[0]]
+        hosts[k] = chosen
+        left[chosen] -= lengths[k]
+    return hosts

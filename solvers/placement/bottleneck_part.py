@@ -1,0 +1,107 @@
+"""One part of the plans: the spaces that a search over caps works through, from coarse to exact.
+
+Where hosts are alike, kinds of hosts come first: far fewer states, and a bound on all plans. Then all classes; where
+these are too many to link every pair, a bound by hops of less detail and plans among the devices of the highest price.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
+from gpuplan.solvers.placement.bottleneck_caps import FIRST, CapSpace, Incumbent, Referee, chosen
+from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
+from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
+from gpuplan.solvers.placement.core import Core
+from gpuplan.solvers.placement.reduced import restore, restrict
+
+#: Classes from which hops to every follower are too many numbers.
+WIDE = 160
+#: Edges from which a first bound takes the least hop out of each class.
+MANY_EDGES = 150
+
+
+class Part:
+    """Plans of two stages or more of one core; `best` is shared with other parts, `lower` is proven."""
+
+    def __init__(self, core: Core, budget: Budget, best: Incumbent, referee: Referee) -> None:
+        self.core, self.budget, self.best, self.referee = core, budget, best, referee
+        self.kinds: CapSpace | None = None
+        kinds = kinds_core(core)
+        if kinds is not None:
+            self.kinds = CapSpace(kinds, budget, best, _silent)
+        self.wide = core.num_classes > WIDE
+        self._whole: CapSpace | None = None
+        self.bounded = False
+        self.proven = 0.0
+
+    @property
+    def lower(self) -> float:
+        """No plan of the part is better."""
+        spaces = [space.lower for space in (self.kinds, self._whole) if space is not None]
+        return max([self.proven, *spaces])
+
+    @property
+    def settled(self) -> bool:
+        """Whether no plan of this part can be better than the best one."""
+        return any(space is not None and space.settled for space in (self.kinds, self._whole))
+
+    @property
+    def whole(self) -> CapSpace:
+        """All classes, made when they are needed."""
+        if self._whole is None:
+            edges = by_least_hop(self.core) if self.wide else None
+            self._whole = CapSpace(cap_core(self.core, edges), self.budget, self.best, self.referee)
+        self._whole.lower = max(self._whole.lower, self.lower)
+        return self._whole
+
+    def bound(self) -> None:
+        """Raise the bound by prices of the coarsest space."""
+        if self.bounded or self.budget.exhausted():
+            return
+        self.bounded = True
+        if self.kinds is not None:
+            self.kinds.bound(self.kinds.bounds, FIRST)
+            return
+        space = self.whole
+        few = self.wide or len(space.core.edges.source) <= MANY_EDGES
+        edges = space.core.edges if few else by_least_hop(self.core)
+        space.bound(CapBounds(space.core, self.budget, edges), FIRST)
+
+    def climb(self, truncated: bool) -> None:
+        """Close the interval between bound and best plan with truncated searches."""
+        if self.kinds is not None:
+            self.kinds.climb(truncated)
+            if not truncated:
+                self.kinds.finish()
+        if self.settled or self.budget.exhausted():
+            return
+        if self.wide:
+            self._climb_among_few(truncated)
+        else:
+            self.whole.climb(truncated)
+
+    def finish(self) -> None:
+        """Search without truncation until nothing is left."""
+        if not self.wide and not self.settled:
+            self.whole.finish()
+
+    def _climb_among_few(self, truncated: bool) -> None:
+        """Seek plans among the devices of the highest price; what is proven about them alone says nothing here."""
+        bounds = self.whole.bounds
+        near = bounds.cap(min(self.best.value, self.whole.trivial, 1.02 * self.lower))
+        keep = chosen(self.core, bounds.price(near, FIRST.steps).prices)
+        own = Incumbent(self.best.value)
+        few = restrict(self.core, keep)
+        part = Part(few, self.budget, own, _silent)
+        part.proven = self.lower
+        part.bound()
+        part.climb(truncated)
+        if own.path is not None:
+            self.best.offer(own.value, restore(own.path, keep))
+
+
+def _silent(cap_s: float) -> tuple[float, None, bool]:
+    """Leave a cap open."""
+    return math.inf, None, False
