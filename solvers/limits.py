@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.units import format_bytes
+
+#: Time that a search is given where none is left: limits are above 0.
+LEAST_S: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,11 @@ class Budget:
         """Seconds left, inf without a time limit."""
         limit = self.limits.time_limit_s
         return float("inf") if limit is None else limit - self.elapsed_s
+
+    def rest(self) -> Limits:
+        """Return the limits with the time that is left."""
+        limit = self.limits.time_limit_s
+        return self.limits if limit is None else replace(self.limits, time_limit_s=max(self.remaining_s, LEAST_S))
 
     def spend(self, work: int) -> None:
         """Count `work` labels or nodes."""

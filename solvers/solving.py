@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.limits import Limits, Progress
+from gpuplan.solvers.limits import Budget, Limits, Progress
 from gpuplan.solvers.placement.dense import solve_dense, solve_front
 from gpuplan.solvers.registry import SolverEntry, find_solver
 from gpuplan.solvers.result import Result
@@ -96,13 +96,24 @@ def solve(
     InputError
         The objective lacks a number: a price, or KV.
     """
-    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
-    entry = find_solver(solver)
+    clock = Budget(_limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
+    return _on_the_clock(_solve(problem, find_solver(solver), clock, seed, warm_start), clock)
+
+
+def _solve(
+    problem: DensePlacement | PlacementProblem,
+    entry: SolverEntry,
+    clock: Budget,
+    seed: int,
+    warm_start: DeviceMap | PlacementSolution | None,
+) -> Result[Any]:
+    """Bring the problem into the form that the solver reads, and the answer into that of the problem."""
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
-        result = _solve_groups(problem, entry, limits, seed)
+        result = _solve_groups(problem, entry, clock.rest(), seed)
         return result if warm_start is None else _without_start(result)
     dense = _dense(problem)
     entry.check(dense)
+    limits = clock.rest()
     if dense.front:
         return solve_front(dense, limits, seed, engine=_engine(entry))
     start = _start(problem, dense, entry, warm_start)
@@ -114,6 +125,14 @@ def solve(
     else:
         result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
     return result if isinstance(problem, DensePlacement) else _device_map(problem, result)
+
+
+def _on_the_clock(result: Result[Any], clock: Budget) -> Result[Any]:
+    """State the limit that was asked for and the time since the call: the problem's numbers are made within it."""
+    report, limit_s = result.report, clock.limits.time_limit_s
+    options = {**report.options, "time_limit_s": limit_s} if "time_limit_s" in report.options else report.options
+    report = dataclasses.replace(report, options=options, wall_time_s=clock.elapsed_s)
+    return dataclasses.replace(result, report=report)
 
 
 def _solve_groups(problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int) -> Result[Any]:
@@ -146,13 +165,13 @@ def pareto(
 
     ``optimal``: the front is proven complete. ``feasible``: the points found before a limit.
     """
-    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
+    clock = Budget(_limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
     entry = find_solver(solver)
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
-        return _solve_groups(problem.replace(front=True), entry, limits, seed)
+        return _on_the_clock(_solve_groups(problem.replace(front=True), entry, clock.rest(), seed), clock)
     dense = dataclasses.replace(_dense(problem), front=True)
     entry.check(dense)
-    return solve_front(dense, limits, seed, engine=_engine(entry))
+    return _on_the_clock(solve_front(dense, clock.rest(), seed, engine=_engine(entry)), clock)
 
 
 def _limits(
