@@ -59,7 +59,7 @@ def map_command(
     (gpuplan YAML or JSON, the text of nvidia-smi topo -m).
     """
     from gpuplan.cli.inputs import check_solver, read_problem, read_warm_start
-    from gpuplan.cli.problem_files import check_single_devices, write_problem
+    from gpuplan.cli.problem_files import write_any_problem
     from gpuplan.cli.solving import run_search, show_notes, write_stats
 
     output = Output(data=form == "json")
@@ -69,8 +69,7 @@ def map_command(
     warm_start = read_warm_start(search.warm_start)
     problem = read_problem(model, cluster, where, shape, ask, output)
     if search.write_model is not None:
-        check_single_devices(problem)
-        write_problem(problem.dense(), search.write_model, search.solver)
+        write_any_problem(problem, search.write_model, search.solver)
     run = run_search(_solve, problem, search, ask.objective, warm_start=warm_start)
     show_notes(run, output)
     write_stats(search.stats, run, "map")

@@ -47,7 +47,7 @@ def pareto_command(
 ) -> int:
     """Find the non-dominated plans for MODEL on CLUSTER over latency, bottleneck and devices used."""
     from gpuplan.cli.inputs import check_solver, read_problem
-    from gpuplan.cli.problem_files import check_single_devices, write_problem
+    from gpuplan.cli.problem_files import write_any_problem
     from gpuplan.cli.solving import run_search, show_notes, write_stats
     from gpuplan.plans import solution_to_dict
     from gpuplan.solvers import pareto
@@ -59,8 +59,7 @@ def pareto_command(
     check_solver(search)
     problem = read_problem(model, cluster, where, shape, ask, output).replace(front=True)
     if search.write_model is not None:
-        check_single_devices(problem)
-        write_problem(problem.dense(), search.write_model, search.solver)
+        write_any_problem(problem, search.write_model, search.solver)
     run = run_search(pareto, problem, search, "latency")
     show_notes(run, output)
     write_stats(search.stats, run, "pareto")

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from gpuplan.errors import SolverUnavailableError, UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution
 from gpuplan.profiles.problems.placement import DensePlacement, ObjectiveName
 from gpuplan.solvers.result import Result
+
+if TYPE_CHECKING:
+    from gpuplan.solvers.placement.cross_checks import CrossCheck
 
 Kind = Literal["exact", "bounded", "baseline"]
 PlacementSolver = Callable[..., Result[PlacementSolution]]
@@ -76,6 +79,13 @@ class SolverEntry:
             raise UnsupportedError(f"solver {self.name} runs through gpuplan.solvers.solve")
         solve: PlacementSolver = importlib.import_module(self.home).solve
         return partial(solve, **self.options) if self.options else solve
+
+    def cross_check(self) -> CrossCheck | None:
+        """Return the generic model behind it, which takes groups of devices, too; None for other solvers."""
+        if self.home is None or not self.model_suffixes:
+            return None
+        method: CrossCheck = importlib.import_module(self.home).METHOD
+        return method
 
     def write_model(self, problem: DensePlacement, path: str | Path) -> None:
         """Write the solver's model of a problem to a file that ends as one of `model_suffixes`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from gpuplan.errors import UnsupportedError, UsageError
-from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
+from gpuplan.plans.placement_solution import GroupStage, PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits, Progress
 from gpuplan.solvers.placement.dense import solve_dense, solve_front
@@ -109,8 +109,8 @@ def _solve(
 ) -> Result[Any]:
     """Bring the problem into the form that the solver reads, and the answer into that of the problem."""
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
-        result = _solve_groups(problem, entry, clock.rest(), seed)
-        return result if warm_start is None else _without_start(result)
+        result = _solve_groups(problem, entry, clock.rest(), seed, warm_start)
+        return result if warm_start is None or entry.warm_start else _without_start(result)
     dense = _dense(problem)
     entry.check(dense)
     limits = clock.rest()
@@ -119,11 +119,15 @@ def _solve(
     start = _start(problem, dense, entry, warm_start)
     throughput = not isinstance(problem, DensePlacement) and dense.objective.name == "bottleneck"
     if entry.engine is None:
-        more = {} if start is None else {"warm_start": start}
+        more: dict[str, Any] = {} if start is None else {"warm_start": start}
+        if throughput and entry.cross_check() is not None:
+            more["latency_second"] = True
         result = entry.solver()(dense, limits, seed, **more)
         result = _with_latency(result) if throughput else result
     else:
         result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
+    if warm_start is not None and not entry.warm_start:
+        result = _without_start(result)
     return result if isinstance(problem, DensePlacement) else _device_map(problem, result)
 
 
@@ -135,17 +139,47 @@ def _on_the_clock(result: Result[Any], clock: Budget) -> Result[Any]:
     return dataclasses.replace(result, report=report)
 
 
-def _solve_groups(problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int) -> Result[Any]:
-    """Solve a problem whose stages may be groups of devices; it starts from no other plan."""
+def _solve_groups(
+    problem: PlacementProblem,
+    entry: SolverEntry,
+    limits: Limits,
+    seed: int,
+    warm_start: DeviceMap | PlacementSolution | None = None,
+) -> Result[Any]:
+    """Solve a problem whose stages may be groups of devices."""
     from gpuplan.solvers.placement.groups.solve import front_of_groups, solve_groups
 
     if problem.front:
         return front_of_groups(problem, entry, limits, seed)
-    return _device_map(problem, solve_groups(problem, entry, limits, seed))
+    start = None if warm_start is None or not entry.warm_start else _group_start(problem, warm_start)
+    return _device_map(problem, solve_groups(problem, entry, limits, seed, start=start))
+
+
+def _group_start(problem: PlacementProblem, warm_start: DeviceMap | PlacementSolution) -> tuple[GroupStage, ...]:
+    """Return the stages of a plan to start from by device numbers."""
+    if isinstance(warm_start, PlacementSolution):
+        return tuple(
+            stage if isinstance(stage, GroupStage) else GroupStage((stage.device,), stage.start, stage.stop)
+            for stage in warm_start.stages
+        )
+    numbers = _numbers([device.name for device in problem.topology.devices], warm_start)
+    return tuple(
+        GroupStage(tuple(numbers[name] for name in stage.devices), stage.layers.start, stage.layers.stop)
+        for stage in warm_start.stages
+    )
+
+
+def _numbers(names: Sequence[str], plan: DeviceMap) -> dict[str, int]:
+    """Return the number of each device; UsageError where a plan uses another one."""
+    numbers = {name: k for k, name in enumerate(names)}
+    unknown = [name for name in plan.device_names if name not in numbers]
+    if unknown:
+        raise UsageError(f"the warm start uses {unknown[0]}, which is not a device of this cluster; give another plan")
+    return numbers
 
 
 def _without_start(result: Result[Any]) -> Result[Any]:
-    note = "the warm start was not used: plans of groups start from none"
+    note = f"the warm start was not used: {result.report.solver} starts from none"
     return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*result.report.notes, note)))
 
 
@@ -214,10 +248,13 @@ def _start(
     """Return a warm start by device numbers."""
     if warm_start is None or isinstance(warm_start, PlacementSolution):
         return warm_start if entry.warm_start else None
-    numbers = {name: k for k, name in enumerate(dense.device_names)}
-    unknown = [name for name in warm_start.device_names if name not in numbers]
-    if unknown:
-        raise UsageError(f"the warm start uses {unknown[0]}, which is not a device of this cluster; give another plan")
+    numbers = _numbers(dense.device_names, warm_start)
+    large = [stage for stage in warm_start.stages if len(stage.devices) > 1]
+    if large:
+        raise UsageError(
+            f"the warm start has a stage of {len(large[0].devices)} devices, and single devices are asked for; "
+            "give another plan, or ask for --tensor-parallel"
+        )
     stages = tuple(
         StageRange(numbers[stage.devices[0]], stage.layers.start, stage.layers.stop) for stage in warm_start.stages
     )

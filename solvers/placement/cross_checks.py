@@ -171,6 +171,15 @@ def check_start(holders: Holders, warm_start: PlacementSolution | None) -> Stage
     return warm_start.stages
 
 
+def why_no_plan(name: str, answer: Answer, exhausted: bool, objective: str) -> str:
+    """Say why a method has no plan, where none was proven impossible."""
+    if answer.failure:
+        return f"{name}: {answer.failure}"
+    limit = "the limit was reached" if exhausted else "the engine gave up"
+    what = "its reference values were proven" if objective == "balanced" else "a plan was found"
+    return f"{name}: {limit} before {what}; allow more time or use --solver auto"
+
+
 def conclude(
     problem: DensePlacement, name: str, answer: Answer, budget: Budget, report: Report
 ) -> Result[PlacementSolution]:
@@ -178,9 +187,7 @@ def conclude(
     if answer.failure:
         report = dataclasses.replace(report, failure=answer.failure)
     if answer.stages is None:
-        if answer.failure:
-            return Result("no_solution", None, None, answer.bound, None, report, reasons=(f"{name}: {answer.failure}",))
-        if answer.infeasible:
+        if answer.infeasible and not answer.failure:
             from gpuplan.solvers.placement.infeasible import explain_infeasible
 
             reasons = explain_infeasible(problem)
@@ -188,9 +195,7 @@ def conclude(
                 return Result("infeasible", None, None, None, None, report, reasons=reasons)
             reasons = (f"{name}: the engine says infeasible, but memory and routes allow a plan; use --solver auto",)
             return Result("no_solution", None, None, None, None, report, reasons=reasons)
-        limit = "the limit was reached" if budget.exhausted() else "the engine gave up"
-        what = "its reference values were proven" if problem.objective.name == "balanced" else "a plan was found"
-        reasons = (f"{name}: {limit} before {what}; allow more time or use --solver auto",)
+        reasons = (why_no_plan(name, answer, budget.exhausted(), problem.objective.name),)
         return Result("no_solution", None, None, answer.bound, None, report, reasons=reasons)
     assert answer.value is not None
     gap = relative_gap(answer.value, answer.bound)

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import random
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpuplan.errors import UsageError
 from gpuplan.plans import verify
+from gpuplan.plans.placement_solution import GroupStage, PlacementSolution
 from gpuplan.profiles import AnalyticCosts, KvState, Layer, ModelProfile, Operator, PlacementProblem, Workload
 from gpuplan.profiles.memory import stage_memory
 from gpuplan.profiles.problems.placement import Objective
+from gpuplan.profiles.problems.segments import find_segments
 from gpuplan.solvers import pareto, solve
+from gpuplan.solvers.external import cbc
+from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.goals import LATENCY
 from gpuplan.solvers.placement.groups import search as group_search
 from gpuplan.solvers.placement.groups import solve as group_solve
+from gpuplan.solvers.placement.groups.members import members_of
+from gpuplan.solvers.placement.groups.solve import write_model_of_groups
+from gpuplan.solvers.placement.groups.tables import all_modes
+from gpuplan.solvers.placement.holders import make_blocks
+from gpuplan.solvers.placement.milp import BlockForm
+from gpuplan.solvers.registry import find_solver
 from gpuplan.topology.graph import Component, Device, DeviceKind, Link, Topology
 from gpuplan.topology.islands import islands
 from gpuplan.topology.routes import Router
@@ -398,3 +413,87 @@ def test_fronts_equal_brute_force(seed: int) -> None:
         assert result.status == "optimal"
         found = [(point.latency_s, point.bottleneck_s, point.devices) for point in result.require_plan().points]
         assert [pytest.approx(figures, rel=1e-9) for figures in front_of(allowed)] == found
+
+
+GENERIC = ("milp-blocks", "milp-blocks-cbc", "milp-layers", "cp-sat")
+
+
+@functools.cache
+def known_plans(seed: int) -> list[Plan]:
+    """Return every plan of an instance, priced once for all models."""
+    return all_plans(random_problem(seed, per_host=2))
+
+
+def check_generic(solver: str, seeds: Iterable[int]) -> int:
+    """Compare a generic model with the best of all plans, every objective, sizes even or not; return how many."""
+    proven = 0
+    for seed in seeds:
+        problem = random_problem(seed, per_host=2)
+        plans = known_plans(seed)
+        for uneven, objective in itertools.product((False, True), OBJECTIVES[:-1]):
+            allowed = plans if uneven else [plan for plan in plans if plan.uniform]
+            result = solve(asked(problem, objective, uneven=uneven), solver=solver)
+            if not allowed:
+                assert result.status == "infeasible", (seed, objective)
+                assert result.reasons
+                continue
+            assert result.status == "optimal", (seed, objective, uneven, result.reasons)
+            assert result.objective == pytest.approx(best_value(allowed, objective), rel=1e-6)
+            assert verify(result.require_plan()).ok
+            proven += 1
+    return proven
+
+
+@pytest.mark.parametrize("solver", GENERIC)
+def test_generic_models_equal_brute_force(solver: str) -> None:
+    """One model in which groups share devices: alike islands and unlike ones, one size and several."""
+    with kept_workers():
+        assert check_generic(solver, (607, 612, 602)) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", GENERIC)
+def test_more_generic_models_equal_brute_force(solver: str) -> None:
+    """The same on 18 more instances."""
+    with kept_workers():
+        assert check_generic(solver, range(613, 631)) >= 60
+
+
+@pytest.mark.parametrize("solver", ["auto", "milp-blocks", "milp-layers", "cp-sat"])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_plan_of_groups_is_never_left_for_a_worse_one(solver: str, uneven: bool) -> None:
+    """Started from the optimum every solver ends with it; with no time to speak of, auto hands it back as it is."""
+    problem = asked(random_problem(612, per_host=2), "latency", uneven=uneven)
+    best = solve(problem)
+    with kept_workers():
+        again = solve(problem, solver=solver, warm_start=best.require_plan())
+    assert again.objective == pytest.approx(best.objective, rel=1e-9)
+    hurried = solve(problem, solver=solver, time_limit_s=1e-4, warm_start=best.require_plan())
+    assert hurried.objective == pytest.approx(best.objective, rel=1e-9)
+    assert verify(hurried.require_plan()).ok
+
+
+def test_a_start_of_other_groups_is_refused() -> None:
+    """A stage of two devices where one a stage is asked for; two sizes where one for all is."""
+    problem = random_problem(612, per_host=2)
+    groups = (GroupStage((0, 1), 0, 2), GroupStage((2,), 2, problem.model.num_layers))
+    with pytest.raises(UsageError, match="a stage has 2 devices"):
+        solve(problem.replace(tensor_parallel=(1, 3)), warm_start=PlacementSolution(groups))
+    with pytest.raises(UsageError, match="one size for all"):
+        solve(problem, warm_start=PlacementSolution(groups))
+    twice = (GroupStage((0, 1), 0, 2), GroupStage((1, 2), 2, problem.model.num_layers))
+    with pytest.raises(UsageError, match="used twice"):
+        solve(problem, warm_start=PlacementSolution(twice))
+
+
+def test_a_written_model_of_groups_has_the_optimum(tmp_path: Path) -> None:
+    """CBC, run on the file alone, finds the optimum that the exact search proves, in the form's scale."""
+    problem = asked(random_problem(612, per_host=2), "latency", uneven=True)
+    entry, target = find_solver("milp-blocks"), tmp_path / "groups.lp"
+    write_model_of_groups(problem, entry, target)
+    done = subprocess.run([cbc.program(), str(target), "solve"], capture_output=True, text=True, check=True)
+    value = float(next(line.split()[-1] for line in done.stdout.splitlines() if "Objective value:" in line))
+    segments = find_segments(problem)
+    members = members_of(problem, all_modes(problem, segments, DEGREES))
+    scale = BlockForm(make_blocks(members.holders), LATENCY, None).scale
+    assert value == pytest.approx(solve(problem).objective * scale, rel=1e-6)

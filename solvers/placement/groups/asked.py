@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from gpuplan.solvers.placement.query import EngineName
 
 if TYPE_CHECKING:
+    from gpuplan.plans.placement_solution import GroupStage
     from gpuplan.profiles.problems.build import PlacementProblem
     from gpuplan.profiles.problems.segments import Segments
     from gpuplan.solvers.limits import Budget
@@ -24,6 +25,8 @@ class Asked:
         Sizes of groups to try.
     entry, budget, seed
         The solver by name, what it may use, its seed.
+    start
+        The stages of a plan to start from, or None.
     """
 
     problem: PlacementProblem
@@ -32,12 +35,17 @@ class Asked:
     entry: SolverEntry
     budget: Budget
     seed: int = 0
+    start: tuple[GroupStage, ...] | None = None
 
     @property
     def engine(self) -> EngineName:
         """The engine of an exact solver."""
         assert self.entry.engine is not None
         return cast(EngineName, self.entry.engine)
+
+    def seconds_left(self) -> float | None:
+        """Return the wall time left, None where there is no limit."""
+        return None if self.budget.limits.time_limit_s is None else max(self.budget.remaining_s, 1e-3)
 
     @property
     def uneven(self) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from gpuplan.errors import UnsupportedError
+from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.build import PlacementProblem
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement.groups.asked import Asked
@@ -71,15 +73,35 @@ def _share(budget: Budget, left: int) -> Limits:
 def _solve(asked: Asked, units: UnitProblem, limits: Limits) -> Found:
     from gpuplan.solvers.placement.dense import solve_dense
 
-    entry = asked.entry
+    entry, start = asked.entry, _start(asked, units)
     throughput = units.dense.objective.name == "bottleneck"
     entry.check(units.dense)
     if entry.engine is None:
-        result = entry.solver()(units.dense, limits, asked.seed)
+        more: dict[str, Any] = {} if start is None else {"warm_start": start}
+        if throughput and entry.cross_check() is not None:
+            more["latency_second"] = True
+        result = entry.solver()(units.dense, limits, asked.seed, **more)
     else:
-        result = solve_dense(units.dense, limits, asked.seed, engine=asked.engine, latency_second=throughput)
+        result = solve_dense(
+            units.dense, limits, asked.seed, engine=asked.engine, warm_start=start, latency_second=throughput
+        )
     asked.budget.spend(result.report.work)
     return _found(asked.problem, units, result)
+
+
+def _start(asked: Asked, units: UnitProblem) -> PlacementSolution | None:
+    """Return the plan to start from on units, those of the same kinds of devices in order; None where it has others."""
+    part_of = {device: s for s, devices in enumerate(asked.segments.devices) for device in devices}
+    free: dict[tuple[int, ...], list[int]] = {}
+    for unit, devices in enumerate(units.members):
+        free.setdefault(tuple(sorted(part_of[device] for device in devices)), []).append(unit)
+    chosen = []
+    for stage in asked.start or ():
+        alike = free.get(tuple(sorted(part_of[device] for device in stage.devices)))
+        if not alike:
+            return None
+        chosen.append(StageRange(alike.pop(0), stage.start, stage.stop))
+    return PlacementSolution(tuple(chosen)) if chosen else None
 
 
 def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Found:  # type: ignore[type-arg]

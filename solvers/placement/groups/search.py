@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class GroupSession(Session):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Answer of one search over groups: as `Result`, stages named by device."""
+    """Answer of one search over groups: as `Result` and its report, stages named by device."""
 
     status: Status
     stages: tuple[GroupStage, ...] | None = None
@@ -67,6 +67,8 @@ class Found:
     how: str = ""
     bound_kind: str | None = None
     reasons: tuple[str, ...] = ()
+    proof: str = ""
+    failure: str = ""
 
     @property
     def gap(self) -> float | None:
@@ -124,14 +126,25 @@ def search_modes(asked: Asked) -> Found:
 
 def answered(asked: Asked, modes: GroupModes, session: Session) -> Found:
     """Return what a session over modes finds for the problem's objective."""
-    outcome = run_method(session, goal_of(asked.problem).name)
+    hint = None if asked.start is None else path_of(asked.start, asked.segments, modes)
+    outcome = run_method(session, goal_of(asked.problem).name, hint)
     return state(asked.problem, asked.segments, modes, session, outcome)
 
 
-def run_method(session: Session, name: str) -> Outcome:
-    """Minimise one objective over modes."""
+def path_of(stages: Sequence[GroupStage], segments: Segments, modes: GroupModes) -> ClassPath | None:
+    """Return stages as a path over modes, None where a group is none of them."""
+    part_of = {device: s for s, devices in enumerate(segments.devices) for device in devices}
+    place = {word: c for c, word in enumerate(modes.words)}
+    words = [tuple(sorted(part_of[device] for device in stage.devices)) for stage in stages]
+    if not all(word in place for word in words):
+        return None
+    return tuple((place[word], stage.start, stage.stop) for word, stage in zip(words, stages, strict=True))
+
+
+def run_method(session: Session, name: str, hint: ClassPath | None = None) -> Outcome:
+    """Minimise one objective over modes, from a path where one is given."""
     method: Any = minimise_group_bottleneck if name == "bottleneck" else METHODS[name]  # type: ignore[index]
-    outcome: Outcome = method(session, None)
+    outcome: Outcome = method(session, hint)
     return outcome
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuplan.errors import GpuplanError, UnsupportedError
-from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution
+from gpuplan.plans.placement_solution import GroupStage, PlacementFront, PlacementSolution
 from gpuplan.profiles.problems.build import PlacementProblem, times_on
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.groups import count_modes
@@ -20,10 +21,12 @@ from gpuplan.solvers.placement.effort import KEY_BITS
 from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
+from gpuplan.solvers.placement.groups.generic import by_generic_model, write_group_model
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
 from gpuplan.solvers.placement.groups.relaxed import bound_by_best_cases
 from gpuplan.solvers.placement.groups.restate import restated
 from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, search_modes, with_bound
+from gpuplan.solvers.placement.groups.starts import check_group_start, kept
 from gpuplan.solvers.placement.groups.units import unit_problem
 from gpuplan.solvers.result import Report, Result
 
@@ -41,7 +44,12 @@ MOST_MODES = 320
 
 
 def solve_groups(
-    problem: PlacementProblem, entry: SolverEntry, limits: Limits, seed: int = 0
+    problem: PlacementProblem,
+    entry: SolverEntry,
+    limits: Limits,
+    seed: int = 0,
+    *,
+    start: tuple[GroupStage, ...] | None = None,
 ) -> Result[PlacementSolution]:
     """Find the best plan whose stages are groups of the degrees asked for.
 
@@ -50,9 +58,12 @@ def solve_groups(
     problem
         With other tensor-parallel degrees than 1 alone.
     entry
-        The solver by name: exact engines take any groups, the others one degree at a time on islands of alike devices.
+        The solver by name: exact engines and generic models take any groups, rules one degree at a time on islands of
+        alike devices.
     limits, seed
         As for single devices.
+    start
+        Stages of a plan to start from; never left for a worse one.
 
     Returns
     -------
@@ -60,11 +71,13 @@ def solve_groups(
         Its plan holds `GroupStage`; status, bound and gap cover all degrees asked for.
     """
     asked, notes = _asked(problem, entry, limits, seed)
+    asked = dataclasses.replace(asked, start=start)
+    check_group_start(asked)
     if not asked.degrees:
         found = Found("infeasible")
     else:
         found = _by_other_solver(asked) if entry.engine is None else _by_engine(asked)
-    result = _result(asked, restated(problem, found))
+    result = _result(asked, restated(problem, kept(asked, found)))
     return dataclasses.replace(result, report=dataclasses.replace(result.report, notes=(*notes, *result.report.notes)))
 
 
@@ -103,10 +116,15 @@ def _has_times(problem: PlacementProblem, device: Device, degree: int) -> bool:
 
 
 def _by_other_solver(asked: Asked) -> Found:
+    alone = asked.one_size and asked.segments.all_alike  # every degree is a problem of its own
+    if len(asked.degrees) > 1 and goal_of(asked.problem).name == "balanced":
+        alone = False  # measured against the best plans of all degrees
+    if asked.entry.cross_check() is not None and not alone:
+        return by_generic_model(asked)
     if not asked.one_size:
         raise UnsupportedError(
             f"solver {asked.entry.name} plans stages of one size; leave uneven tensor parallelism out,"
-            " or use auto, dp or labels"
+            " or use auto, dp, labels or milp-blocks"
         )
     return best_degree(asked)
 
@@ -166,6 +184,24 @@ def front_of_groups(
     return Result("no_solution", None, None, None, None, report)
 
 
+def write_model_of_groups(problem: PlacementProblem, entry: SolverEntry, path: str | Path) -> None:
+    """Write one model of all groups of the degrees asked for, as `entry` would solve it.
+
+    Raises
+    ------
+    UsageError
+        Another suffix, or a place that cannot be written.
+    UnsupportedError
+        A solver without a model, a model that would be too large, micro-batches that follow the stages.
+    """
+    if entry.cross_check() is None:
+        raise UnsupportedError(f"solver {entry.name} has no model to write; use milp-blocks, milp-layers or cp-sat")
+    asked, _ = _asked(problem, entry, Limits(), 0)
+    if not asked.degrees:
+        raise UnsupportedError("no island has as many devices as a stage is to have; there is no model to write")
+    write_group_model(asked, path)
+
+
 def fits_quotient(segments: Segments, degrees: Sequence[int]) -> bool:
     """Whether islands of alike devices repeat, more of them than a plain search takes."""
     kinds = len(set(segments.leaders.tolist()))
@@ -189,8 +225,20 @@ def _result(asked: Asked, found: Found) -> Result[PlacementSolution]:
     kind = found.bound_kind
     if kind is None and entry.engine is not None and (found.bound is not None or found.status == "infeasible"):
         kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
-    proof = "" if kind is None else f"{found.how}, {budget.work:,} labels, the least bound of all sizes of groups"
-    report = Report(entry.name, asked.seed, budget.elapsed_s, budget.work, kind, options, notes, proof)
+    proof = found.proof
+    if kind is not None and not proof:
+        proof = f"{found.how}, {budget.work:,} labels, the least bound of all sizes of groups"
+    report = Report(
+        entry.name,
+        asked.seed,
+        budget.elapsed_s,
+        budget.work,
+        kind,
+        options,
+        notes,
+        proof,
+        found.failure or None,
+    )  # fmt: skip
     if found.stages is None:
         why = reasons(asked.problem, asked.segments, asked.degrees) if found.status == "infeasible" else found.reasons
         return Result(found.status, None, None, None, None, report, reasons=why)

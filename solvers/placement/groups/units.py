@@ -66,8 +66,8 @@ def unit_problem(
         price_per_hour=modes.price_per_hour[homes],
         memory_bytes=memory,
         kv_bytes_per_token=kv,
-        latency=_timing(modes.latency, homes),
-        cycle=_timing(modes.cycle, homes),
+        latency=repeated(modes.latency, homes),
+        cycle=repeated(modes.cycle, homes),
         tokens_per_micro_batch=float(problem.workload.batch * problem.workload.sequence_tokens),
         micro_batches=micro_batches_of(problem),
         fixed_bytes=fixed,
@@ -94,7 +94,8 @@ def _name(problem: PlacementProblem, group: tuple[int, ...]) -> str:
     return first if len(group) == 1 else f"{first} and {len(group) - 1} more"
 
 
-def _timing(timing: Timing, homes: IntArray) -> Timing:
+def repeated(timing: Timing, homes: IntArray) -> Timing:
+    """Return the numbers of groups whose modes are `homes`."""
     compute: FloatArray = timing.compute_s[homes]
     back = None if timing.return_hop is None else _hops(timing.return_hop, homes)
     return Timing(compute, _hops(timing.hop, homes), timing.boundary_bytes, back, timing.return_bytes)
