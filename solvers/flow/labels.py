@@ -21,9 +21,11 @@ from typing import Literal
 import numpy as np
 
 from gpuplan.profiles.problems.flow import FloatArray, IntArray
-from gpuplan.solvers.flow.automaton import Automaton, OutOfWork, Transitions
+from gpuplan.solvers.flow.automaton import Automaton
+from gpuplan.solvers.flow.growth import OutOfWork
 from gpuplan.solvers.flow.instance import Instance
 from gpuplan.solvers.flow.prices import Prices
+from gpuplan.solvers.flow.transitions import Transitions
 from gpuplan.solvers.limits import Budget
 
 #: Labels compared with each other within one set of equal promises.

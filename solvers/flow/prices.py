@@ -18,6 +18,7 @@ Gilmore and Gomory, *A linear programming approach to the cutting-stock problem*
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,6 +224,34 @@ class PricePool:
                 if len(found) > MOST_POOL:
                     break
         return found[1:]
+
+
+class PoolMargin:
+    """What labels may still waste by each of several prices for one target."""
+
+    def __init__(self, instance: Instance, pool: Sequence[Prices], columns: int) -> None:
+        self._cost_of = tuple(other.layer_cost(instance) for other in pool)
+        singles = [[] if other.single_price is None else [other.single_price] for other in pool]
+        rows = [np.concatenate([other.price, single]) for other, single in zip(pool, singles, strict=True)]
+        self._price = np.array(rows).reshape(len(pool), columns)
+        self._worth = np.array([other.worth for other in pool]) * (1.0 + 1e-9) + 1e-9
+
+    def __len__(self) -> int:
+        return len(self._cost_of)
+
+    def margin(
+        self, need: IntArray, holders: IntArray | None, state: IntArray, used: IntArray, layers_left: int
+    ) -> FloatArray:
+        """Return what labels may still waste, by the prices that leave least; below 0 a label is disproven.
+
+        `need` is what the next layers of each state lack, `state` the row of each label, `used` its nodes.
+        """
+        owed = np.zeros((len(need), len(self._cost_of)))
+        for q, cost_of in enumerate(self._cost_of):
+            owed[:, q] = cost_of.cost(need, holders).sum(axis=1) + cost_of.full * (layers_left - need.shape[1])
+        spent = used @ self._price.T
+        margin: FloatArray = (self._worth - spent - owed[state]).min(axis=1)
+        return margin
 
 
 def _node_mixes(counts: FloatArray) -> list[FloatArray]:

@@ -1,0 +1,187 @@
+"""Ranges under way as states, all covers as transitions: what the search by regions walks on.
+
+Where links bind, a range too many may be what lets flow change its region, so covers of every kind count, not minimal
+ones only; and a state must tell which ranges are under way, since a node sends where its range ends. A state is how many
+ranges of each (group, layers) have how many layers left; a transition starts a cover of the current layer
+(`growth.py`) and moves on one layer; ranges that end with it are its *ended* row, ranges on the layer its *cover* row
+(`crossing.py` reads both). With a cover come its *needless* variants: the cover without one of the ranges it starts,
+where coverage allows. A range whose variant lets as much flow through should have started one layer later, or not at
+all: with one layer less a node passes as much or more, unless k−1 layers pass no more than k.
+
+A node that holds fewer layers than would pass as much (k' < k, T(k') ≤ T(k)) may as well start k − k' layers earlier:
+flow may enter a range anywhere. Only at layer 0 is there no earlier layer, so such ranges start there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpuplan.profiles.problems.flow import FloatArray, IntArray
+from gpuplan.solvers.flow.automaton import CHUNK, GENEROSITY
+from gpuplan.solvers.flow.growth import Growth, Partial
+from gpuplan.solvers.flow.instance import Instance, Items
+from gpuplan.solvers.flow.prices import PoolMargin, Prices
+from gpuplan.solvers.flow.transitions import Numbered, Transitions
+from gpuplan.solvers.limits import Budget
+
+#: What a transition notes: its ended and cover rows, its longest range, where its needless variants start and end.
+ENDED, COVER, LONGEST, VARIANTS, VARIANTS_END = range(5)
+
+
+class RegionStates:
+    """States and transitions for one target, prices and window.
+
+    Parameters
+    ----------
+    instance
+        Its kinds are groups: nodes of equal throughput in the same region.
+    regions
+        Region of each group.
+    window, pool, most_rows, branch
+        As for `Automaton`.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        regions: Sequence[int],
+        prices: Prices,
+        window: float,
+        budget: Budget,
+        pool: Sequence[Prices] = (),
+        *,
+        most_rows: int,
+        branch: int | None = None,
+    ) -> None:
+        items = _with_shorter_ones(instance, prices.items)
+        self.items = items
+        self.window = window
+        limits = {"most_rows": most_rows, "branch": branch}
+        self._first_growth = Growth(instance, prices, budget, items=items, **limits)
+        self._growth = Growth(instance, prices, budget, **limits)
+        self.full = self._growth.cost_of.full
+        self._groups = instance.num_kinds
+        self._offset = np.concatenate([[0], np.cumsum(items.layers)])
+        self._item_of = np.repeat(np.arange(len(items.layers)), items.layers)
+        left = np.arange(self._offset[-1]) - self._offset[self._item_of] + 1
+        self._left = left
+        self._promise = items.value[self._item_of][:, None] * (left[:, None] > np.arange(self._growth.width))
+        self._describe = _descriptions(items, regions, self._groups)
+        self._shortens = self._shortenable(prices.items)
+        self._acts = Numbered(int(self._offset[-1]), np.uint16)
+        self._rows = Numbered(self._describe.shape[1])
+        self._table = Transitions(self._groups, notes=5)
+        self._pool = PoolMargin(instance, pool, self._groups)
+        self.variants: list[int] = []
+        self.first = int(self._acts.numbers(np.zeros((1, len(left)), dtype=np.uint16))[0])
+        self.none = int(self._rows.numbers(np.zeros((1, self._describe.shape[1]), dtype=np.int64))[0])
+
+    @property
+    def complete(self) -> bool:
+        """Whether no cover within a window was left out."""
+        return self._growth.complete and self._first_growth.complete
+
+    @property
+    def rows(self) -> IntArray:
+        """Ended and cover rows by number: nodes by group, then ticks by region."""
+        return self._rows.rows
+
+    def transitions(self, states: IntArray, slack: FloatArray, *, first: bool) -> Transitions:
+        """Return a table with the transitions of (at least) `states`, up to an excess of `slack` (or the window)."""
+        wanted = np.minimum(slack, self.window)
+        fresh = np.flatnonzero(self._table.windows(states) < wanted)
+        windows = np.minimum(wanted * GENEROSITY, self.window)
+        growth = self._first_growth if first else self._growth
+        for at in range(0, len(fresh), CHUNK):
+            rows = fresh[at : at + CHUNK]
+            acts = self._acts.rows[states[rows]].astype(np.int64)
+            promised = np.minimum(acts @ self._promise, growth.target)
+            self._record(states[rows], acts, windows[rows], growth.all_covers(promised, windows[rows]))
+        self._table.pack()
+        return self._table
+
+    def margin(self, states: IntArray, used: IntArray, layers_left: int) -> FloatArray:
+        """Return what labels may still waste by the further prices, the least of them; below 0 a label is disproven."""
+        if not len(self._pool):
+            return np.full(len(states), np.inf)
+        distinct, at = np.unique(states, return_inverse=True)
+        near = min(layers_left, self._growth.width)
+        promised = self._acts.rows[distinct].astype(np.int64) @ self._promise[:, :near]
+        return self._pool.margin(self._growth.target - promised, None, at, used, layers_left)
+
+    def _record(self, states: IntArray, acts: IntArray, windows: FloatArray, covers: Partial) -> None:
+        covers = covers.take(np.lexsort((covers.excess, covers.owner)))
+        under_way = acts[covers.owner].copy()
+        longest = np.zeros(len(covers.owner), dtype=np.int64)
+        at = np.repeat(np.arange(len(covers.picks)), [len(picks) for picks in covers.picks])
+        picked = np.array([item for picks in covers.picks for item in picks], dtype=np.int64)
+        np.add.at(under_way, (at, self._offset[picked] + self.items.layers[picked] - 1), 1)
+        np.maximum.at(longest, at, self.items.layers[picked])
+        cover = under_way @ self._describe
+        ends = self._left == 1
+        ended = under_way[:, ends] @ self._describe[ends]
+        moved = np.zeros_like(under_way)
+        moved[:, :-1] = np.where(self._left[1:] > 1, under_way[:, 1:], 0)
+        first, last = self._note_variants(covers, cover)
+        numbers = self._rows.numbers
+        notes = np.stack([numbers(ended), numbers(cover), longest, first, last], axis=1)
+        self._table.add(
+            states,
+            windows,
+            np.bincount(covers.owner, minlength=len(states)),
+            np.maximum(covers.excess, 0.0),
+            covers.used,
+            self._acts.numbers(moved),
+            covers.picks,
+            notes,
+        )
+
+    def _note_variants(self, covers: Partial, cover: IntArray) -> tuple[IntArray, IntArray]:
+        """Number the covers without one range each; return where those of each cover start and end."""
+        total = cover[:, self._groups :].sum(axis=1)
+        spare = total - self._growth.target
+        first = np.full(len(covers.picks), len(self.variants), dtype=np.int64)
+        last = first.copy()
+        for at in np.flatnonzero(spare >= self.items.value.min()).tolist():
+            first[at] = len(self.variants)
+            able = [i for i in set(covers.picks[at]) if self._shortens[i] and self.items.value[i] <= spare[at]]
+            if able:
+                self.variants += self._rows.numbers(cover[at] - self._describe[self._offset[able]]).tolist()
+            last[at] = len(self.variants)
+        return first, last
+
+    def _shortenable(self, items: Items) -> list[bool]:
+        """Return whether a range with one layer less passes as much or more: then it may start later."""
+        known = set(zip(items.kind.tolist(), items.layers.tolist(), strict=True))
+        pairs = zip(self.items.kind.tolist(), self.items.layers.tolist(), strict=True)
+        return [layers == 1 or (kind, layers - 1) in known for kind, layers in pairs]
+
+
+def _with_shorter_ones(instance: Instance, items: Items) -> Items:
+    """Return the items, then those that a longer one beats, worth what that one is worth."""
+    known = set(zip(items.kind.tolist(), items.layers.tolist(), strict=True))
+    rows = []
+    for value, kind, layers in zip(items.value.tolist(), items.kind.tolist(), items.layers.tolist(), strict=True):
+        shorter = layers - 1
+        while shorter >= 1 and (kind, shorter) not in known:
+            rows.append((value, kind, shorter))
+            shorter -= 1
+    extra = np.array(rows, dtype=np.int64).reshape(len(rows), 3)
+    return Items(
+        items.target,
+        np.concatenate([items.value, extra[:, 0]]),
+        np.concatenate([items.kind, extra[:, 1]]),
+        np.concatenate([items.layers, extra[:, 2]]),
+    )
+
+
+def _descriptions(items: Items, regions: Sequence[int], groups: int) -> IntArray:
+    """Return what a range on a layer adds to a row, by slot: one node to its group, its ticks to its region."""
+    region = np.array(regions, dtype=np.int64)
+    rows = np.zeros((len(items.layers), groups + int(region.max()) + 1), dtype=np.int64)
+    at = np.arange(len(items.layers))
+    rows[at, items.kind] = 1
+    rows[at, groups + region[items.kind]] = items.value
+    return np.repeat(rows, items.layers, axis=0)
