@@ -29,6 +29,8 @@ from gpuplan.solvers.placement.unlike.relaxation import WideRelaxation
 #: Steps between two growths of the memory, growths at most, and the rise of the bound (share of the gap) that is
 #: worth another.
 STEPS, ROUNDS, WORTH = 60, 15, 0.02
+#: Slow steps where no class has anything to remember (classes of several devices): at most, by size, and patience.
+SLOW_STEPS, SLOW_WORK, SLOW_PATIENCE = 600, 6e7, 25
 #: Label searches before and after the MILP.
 BEFORE = (Effort(0, 0), Effort(0, 100), Effort(0, 1_000))
 AFTER = (Effort(0, 0), Effort(0, 10_000), Effort(0, None))
@@ -70,6 +72,8 @@ class _Closing:
     def run(self) -> CoreOutcome:
         """Raise the bound with memory, then search."""
         self._remember()
+        if not self._over() and not self.memory.sets:
+            self._step_slowly()
         self._say("Lagrangian relaxation whose paths remember")
         for step in (self._search_narrow, self._milp, self._search_all):
             if self._over():
@@ -102,9 +106,24 @@ class _Closing:
                 self._offer(*plan)
             self._leave_out()
             gap = self.best - self.lower
-            if self._over() or (self.lower - before < WORTH * gap and math.isfinite(before)) or not self.memory.grow():
+            if self._over() or (self.lower - before < WORTH * gap and math.isfinite(before)):
                 return
-            self._rebuild(self.relaxation.best)
+            if self.memory.grow():
+                self._rebuild(self.relaxation.best)
+            elif self.relaxation.done:
+                return
+
+    def _step_slowly(self) -> None:
+        """Take many more steps: nothing but prices can raise the bound."""
+        core = self.inner
+        self.relaxation.restart(SLOW_PATIENCE)
+        steps = min(SLOW_STEPS, int(SLOW_WORK / (core.num_classes**2 * core.num_layers)))
+        self.relaxation.raise_bound(steps, self.best, self.budget, self._target())
+        self.lower = max(self.lower, self.relaxation.lower)
+        if self.relaxation.plan is not None:
+            self._offer(*self.relaxation.plan)
+        if not self._over():
+            self._leave_out()
 
     def _rebuild(self, multipliers: FloatArray) -> None:
         length = max(self.relaxation.steps.length, 0.3)

@@ -36,10 +36,13 @@ class Steps:
         Factor on the step, falling.
     idle
         Steps since the bound last rose.
+    patience
+        How many of them shorten the steps.
     """
 
     length: float = 1.0
     idle: int = 0
+    patience: int = PATIENCE
     direction: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -94,19 +97,22 @@ class WideRelaxation:
         """Return what the best multipliers give back: λ·counts + μ·limits."""
         return float(self.best @ self.capacity)
 
-    def restart(self) -> None:
+    def restart(self, patience: int = PATIENCE) -> None:
         """Begin again with long steps from the best multipliers."""
-        self.steps = Steps(direction=np.zeros(len(self.capacity)))
+        self.steps = Steps(patience=patience, direction=np.zeros(len(self.capacity)))
         self.multipliers[:] = self.best
         self.done = False
 
     def raise_bound(self, steps: int, upper: float, budget: Budget, target: float) -> None:
         """Take up to `steps` subgradient steps against the incumbent value `upper`; stop once the bound is `target`."""
+        took = 0.0
         for _ in range(steps):
-            if self.done or self.lower >= target or budget.exhausted():
+            if self.done or self.lower >= target or budget.exhausted() or budget.remaining_s < took:
                 break
+            before = budget.elapsed_s
             self._step(upper)
             budget.spend(1)
+            took = budget.elapsed_s - before
 
     def _step(self, upper: float) -> None:
         weight = self.weight(self.multipliers)[self.wide.owner]
@@ -141,7 +147,7 @@ class WideRelaxation:
             self._after[:], self._rest[:] = self.after, self.rest
             return
         steps.idle += 1
-        if steps.idle >= PATIENCE:
+        if steps.idle >= steps.patience:
             steps.length *= 0.7
             steps.idle = 0
             self.multipliers[:] = self.best

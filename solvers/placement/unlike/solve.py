@@ -36,6 +36,8 @@ FIRST_STEPS, FIRST_WORK, SECOND_STEPS, MORE_STEPS = 12, 12_000, 100, 50
 WORTH = 0.01
 #: Neighbourhoods between two growths, and how many may pass in vain before the search ends.
 ROUND, PATIENCE = 4, 60
+#: Neighbourhoods in vain after which keys of several words are tried.
+STUCK = 16
 
 
 def minimise_unlike(
@@ -125,7 +127,10 @@ class _Unlike:
         search = Neighbourhoods(self.wide, self.budget, self.settings)
         idle, growing = 0, True
         while not self._over():
-            if self._finish(search) or (idle >= PATIENCE and not growing):
+            stuck = idle >= STUCK and not growing
+            if self._finish(search, self.settings.wide_bits if stuck else self.settings.key_bits):
+                return
+            if idle >= PATIENCE and not growing:
                 return
             growing = growing and self._remember()
             for _ in range(ROUND):
@@ -140,31 +145,34 @@ class _Unlike:
                 return
 
     def _remember(self) -> bool:
-        """Bound again with more memory; return whether that still helps."""
-        if not self.memory.grow():
-            return False
+        """Bound again, with more memory where there is any to gain; return whether that still helps."""
         before, length = self.lower, max(self.relaxation.steps.length, 0.3)
-        self.relaxation = WideRelaxation(self.memory.wide(self.wide), self.relaxation.best)
-        self.relaxation.steps.length = length
+        if self.memory.grow():
+            self.relaxation = WideRelaxation(self.memory.wide(self.wide), self.relaxation.best)
+            self.relaxation.steps.length = length
+        elif self.relaxation.done:
+            return False
         self._bound(MORE_STEPS)
         if not self._over():
             self._dive()
         return self.best == math.inf or self.lower - before > WORTH * (self.best - before)
 
-    def _finish(self, search: Neighbourhoods) -> bool:
-        """Close the gap of what reduced costs leave over, where it fits a key; return whether the core is settled."""
+    def _finish(self, search: Neighbourhoods, most_bits: int) -> bool:
+        """Close the gap of what reduced costs leave over, if that fits a key; return whether the core is settled."""
         search.look_again(self.relaxation)
         keep = np.flatnonzero(useful(self.core, self.relaxation.through(), self._target()))
         if len(keep) == 0:
             self.lower = math.inf
             return True
-        if self.path is None or self.core.any_plan or key_bits(self.core, keep) > self.settings.key_bits:
+        if self.path is None or self.core.any_plan or key_bits(self.core, keep) > most_bits:
             return False
         self._close(keep)
         return True
 
     def _close(self, keep: IntArray) -> None:
-        num = len(self.core.capacity)
+        num, bits = len(self.core.capacity), key_bits(self.core, keep)
+        if bits > self.settings.key_bits:
+            self.settings.trace.note(f"neighbourhoods moved nothing more: the rest is searched on keys of {bits} bits")
         whole = self.core.modes is not None or len(keep) == self.core.num_classes
         part = self.core if whole else restrict(self.core, keep)
         chosen = np.arange(self.core.num_classes) if whole else keep
