@@ -97,7 +97,10 @@ def solve(
         The objective lacks a number: a price, or KV.
     """
     clock = Budget(_limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
-    return _on_the_clock(_solve(problem, find_solver(solver), clock, seed, warm_start), clock)
+    result = _on_the_clock(_solve(problem, find_solver(solver), clock, seed, warm_start), clock)
+    if isinstance(problem, DensePlacement) or isinstance(result.plan, PlacementFront):
+        return result
+    return _device_map(problem, result)
 
 
 def _solve(
@@ -107,7 +110,7 @@ def _solve(
     seed: int,
     warm_start: DeviceMap | PlacementSolution | None,
 ) -> Result[Any]:
-    """Bring the problem into the form that the solver reads, and the answer into that of the problem."""
+    """Bring the problem into the form that the solver reads; its answer is by the numbers of devices."""
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
         result = _solve_groups(problem, entry, clock.rest(), seed, warm_start)
         return result if warm_start is None or entry.warm_start else _without_start(result)
@@ -128,7 +131,7 @@ def _solve(
         result = solve_dense(dense, limits, seed, engine=_engine(entry), warm_start=start, latency_second=throughput)
     if warm_start is not None and not entry.warm_start:
         result = _without_start(result)
-    return result if isinstance(problem, DensePlacement) else _device_map(problem, result)
+    return result
 
 
 def _on_the_clock(result: Result[Any], clock: Budget) -> Result[Any]:
@@ -152,7 +155,7 @@ def _solve_groups(
     if problem.front:
         return front_of_groups(problem, entry, limits, seed)
     start = None if warm_start is None or not entry.warm_start else _group_start(problem, warm_start)
-    return _device_map(problem, solve_groups(problem, entry, limits, seed, start=start))
+    return solve_groups(problem, entry, limits, seed, start=start)
 
 
 def _group_start(problem: PlacementProblem, warm_start: DeviceMap | PlacementSolution) -> tuple[GroupStage, ...]:
