@@ -172,7 +172,10 @@ def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
             for k in every:
                 if fleet.kinds[k].available_bytes * (1 + 1e-9) < workspace:
                     continue
-                seconds = layer_seconds(ceilings, k, degree, batch).sum(axis=0)[usual]
+                own = layer_seconds(ceilings, k, degree, batch)
+                if own is None:
+                    continue
+                seconds = own.sum(axis=0)[usual]
                 if work is None:
                     work = np.maximum(seconds, 1e-12 * float(seconds.sum()))
                 slowness = float((seconds / work).min()) * degree / batch

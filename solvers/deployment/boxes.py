@@ -44,8 +44,8 @@ class Point:
         Kinds whose memory holds the workspace.
     prefill, decode
         Prefix sums of seconds, shape (kinds, n+1).
-    sums
-        Seconds of each layer that count one by one (prefill; decode steps when the pipeline is not full).
+    seconds
+        Of each layer's prefill, shape (kinds, n): as they are, so that equal layers are equal.
     hops
         Seconds of the nearest hop: prefill, decode, and back.
     """
@@ -55,6 +55,7 @@ class Point:
     kinds: tuple[int, ...]
     prefill: Floats
     decode: Floats
+    seconds: Floats
     shares: Floats
     hops: tuple[float, float, float]
     reaches: dict[tuple[int, int], Ints] = field(default_factory=dict)
@@ -121,14 +122,11 @@ class Maker:
         if degree > self.devices:
             return None
         memory = fleet.memory(degree, batch)
-        kinds = tuple(k for k, kind in enumerate(fleet.kinds) if kind.available_bytes * (1 + SLACK) >= memory.workspace)
-        if not kinds:
+        fits = [kind.available_bytes * (1 + SLACK) >= memory.workspace for kind in fleet.kinds]
+        known = {k: own for k, fit in enumerate(fits) if fit and (own := units.best_times((k,), degree, batch))}
+        if not known:
             return None
-        link = units.nearest_link(degree, batch)
-        times = [
-            fleet.kind_times(kind, 1, batch) if link is None else fleet.joined_times((kind,), degree, batch, link)
-            for kind in kinds
-        ]
+        kinds, times = tuple(known), list(known.values())
         hop = units.nearest_hops(degree, batch)
         least = [float(own[:-1].min()) if len(own) > 1 else 0.0 for own in hop[:2]]
         if not all(map(math.isfinite, (*least, hop[2]))):
@@ -136,7 +134,8 @@ class Maker:
         else:
             back = float(hop[2])
         prefill, decode = (_prefixes([getattr(own, name) for own in times]) for name in ("prefill_s", "decode_s"))
-        return Point(degree, batch, kinds, prefill, decode, self._shares(times), (least[0], least[1], back))
+        seconds = np.array([own.prefill_s for own in times])
+        return Point(degree, batch, kinds, prefill, decode, seconds, self._shares(times), (least[0], least[1], back))
 
     def _shares(self, times: Sequence[object]) -> Floats:
         """Return w: 1 for the decoder layer that takes longest, at most its share of it for others."""
@@ -159,13 +158,10 @@ class Maker:
 
     def _layer_classes(self, point: Point) -> tuple[Ints, Floats]:
         """Return how many layers of each class there are, and their w and seconds that add up: (classes, 1+kinds)."""
-        rows = np.concatenate([point.shares[:, None], np.diff(self._adding(point), axis=1).T], axis=1)
+        adding = np.zeros_like(point.seconds) if self.ceilings.tokens else point.seconds
+        rows = np.concatenate([point.shares[:, None], adding.T], axis=1)
         found, amounts = np.unique(rows, axis=0, return_counts=True)
         return amounts.astype(np.int64), found
-
-    def _adding(self, point: Point) -> Floats:
-        """Return the prefix sums of what adds up in a cycle where the pipeline is full."""
-        return np.zeros_like(point.prefill) if self.ceilings.tokens else point.prefill
 
     def roots(self) -> Boxes:
         """Return one box for every degree, batch and range of stages."""

@@ -108,6 +108,8 @@ class Ceilings:
         best = 0.0
         for groups in sequences:
             chain = self.units.ideal(groups, top.degree, top.batch)
+            if chain is None:
+                continue
             found = sweep(chain, self.slo, tokens=self.tokens, caps=THOROUGH)
             if math.isfinite(found.lower_s):
                 lower = found.lower_s * (1.0 - ROUNDING)
@@ -145,12 +147,10 @@ class Ceilings:
             return None
         if groups == 1:
             rooms = np.full(len(kinds), np.inf)  # one group holds it all, as was just seen
-        link = self.units.nearest_link(degree, batch)
+        times = [own for own in (self.units.best_times((kind,), degree, batch) for kind in kinds) if own is not None]
+        if len(times) < len(kinds):
+            return None  # no group of this degree holds some of the devices
         hops = self.units.nearest_hops(degree, batch)
-        times = [
-            fleet.kind_times(kind, 1, batch) if link is None else fleet.joined_times((kind,), degree, batch, link)
-            for kind in kinds
-        ]
         back = hops[2] if groups > 1 else 0.0
         prefill = _phase([own.prefill_s for own in times], shares, rooms, need, groups, _least(hops[0]), 0.0)
         decode = _phase([own.decode_s for own in times], shares, rooms, need, groups, _least(hops[1]), back)

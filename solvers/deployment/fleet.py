@@ -100,7 +100,7 @@ class Fleet:
         self.island_of = np.zeros(len(self.devices), dtype=np.int64)
         for i, members in enumerate(self.islands):
             self.island_of[list(members)] = i
-        self.network = Network(self.router, self.islands, self.island_of)
+        self.network = Network(self.router, self.islands, self.island_of, self.kind_of)
         groups = exchangeable_classes(problem.topology, router=self.router)
         self.classes = tuple(tuple(numbers[name] for name in group) for group in groups)
         self.degrees = _degrees(problem, self.kinds, max(map(len, self.islands)))

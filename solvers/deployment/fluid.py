@@ -91,13 +91,18 @@ def _add_class(
     """Add the replicas of one degree, batch and range of stages: their rate, devices and layers."""
     fleet, (degree, batch, least, most) = ceilings.fleet, point
     memory = fleet.memory(degree, batch)
-    kinds = [k for k in range(len(devices)) if fleet.kinds[k].available_bytes * (1 + SLACK) >= memory.workspace]
+    times = [layer_seconds(ceilings, k, degree, batch) for k in range(len(devices))]
+    kinds = [
+        k
+        for k, own in enumerate(times)
+        if own is not None and fleet.kinds[k].available_bytes * (1 + SLACK) >= memory.workspace
+    ]
     if not kinds:
         return
     rooms = rooms_beyond(ceilings, kinds, degree, batch, most)
     if max(rooms) < 0.0:
         return
-    seconds = np.concatenate([layer_seconds(ceilings, kind, degree, batch) for kind in kinds])
+    seconds = np.concatenate([own for k in kinds if (own := times[k]) is not None])
     kinds_of_layers, amounts = np.unique(seconds, axis=1, return_counts=True)
     micro = fleet.problem.workload.micro_batches
     filling = 2.0 - 1.0 / least if fleet.problem.micro_batches_from_stages else (least - 1.0) / micro + 1.0
@@ -127,10 +132,14 @@ def _weight(goal: Goal, kind: int) -> float:
     return goal.price([kind]) if goal.problem.objective == "cost" else 1.0
 
 
-def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats:
-    """Return seconds of each layer's prefill and of its o − 1 decode steps (0 and one step, for tokens), (2, n)."""
-    fleet, link = ceilings.fleet, ceilings.units.nearest_link(degree, batch)
-    times = fleet.kind_times(kind, 1, batch) if link is None else fleet.joined_times((kind,), degree, batch, link)
+def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats | None:
+    """Return seconds of each layer's prefill and of its o − 1 decode steps (0 and one step, for tokens), (2, n).
+
+    None where the kind has no group of this degree.
+    """
+    fleet, times = ceilings.fleet, ceilings.units.best_times((kind,), degree, batch)
+    if times is None:
+        return None
     if ceilings.tokens:
         return np.stack([np.zeros_like(times.decode_s), times.decode_s])
     return np.stack([times.prefill_s, fleet.steps * times.decode_s])

@@ -21,15 +21,21 @@ class Network:
     Attributes
     ----------
     patterns
-        Islands whose members' pairs cost the same are of one pattern: the number of each island's.
+        Islands whose members are alike and whose pairs cost the same are of one pattern: the number of each island's.
     samples
         Members of the first island of each pattern.
     """
 
-    def __init__(self, router: Router, islands: Sequence[tuple[int, ...]], island_of: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        islands: Sequence[tuple[int, ...]],
+        island_of: NDArray[np.int64],
+        kind_of: NDArray[np.int64],
+    ) -> None:
         self._router = router
         self._routes: CompactRoutes = router.compact()
-        self.patterns, self.samples = self._patterns(islands)
+        self.patterns, self.samples = self._patterns(islands, kind_of)
         order = np.argsort(self._routes.cell, kind="stable")
         ends = np.searchsorted(self._routes.cell[order], np.arange(1, len(self._routes.cells.cells)))
         self._cell_devices = np.split(order, ends)
@@ -71,7 +77,9 @@ class Network:
         found = np.unique(numbers[0] + 1j * numbers[1])
         return np.stack([found.real, found.imag], axis=1)
 
-    def _patterns(self, islands: Sequence[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
+    def _patterns(
+        self, islands: Sequence[tuple[int, ...]], kind_of: NDArray[np.int64]
+    ) -> tuple[list[int], list[tuple[int, ...]]]:
         routes = self._routes
         known: dict[tuple[bytes, ...], int] = {}
         samples: list[tuple[int, ...]] = []
@@ -80,7 +88,7 @@ class Network:
             own = np.asarray(members)
             cells = routes.cell[own]
             order = np.unique(cells, return_inverse=True)[1]
-            parts = routes.group[own], routes.member[own], routes.cell_kind[cells], order
+            parts = kind_of[own], routes.group[own], routes.member[own], routes.cell_kind[cells], order
             key = tuple(part.astype(np.int64).tobytes() for part in parts)
             if key not in known:
                 known[key] = len(samples)

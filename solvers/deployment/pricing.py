@@ -34,6 +34,10 @@ AT_ONCE: Final = 800
 TAKEN: Final = 10
 #: A replica that outweighs the prices by no more than this share is as good as none.
 CLOSE: Final = 5e-3
+#: Multipliers of the number of stages tried in a box, about.
+MOST_MULTIPLIERS: Final = 30
+#: How closely the factor of the bound is found.
+FACTOR: Final = 1e-3
 #: Boxes kept, about.
 MOST_BOXES: Final = 40_000
 #: Rounds without anything to split and without a better programme, at most.
@@ -67,6 +71,10 @@ class Prices:
     replica: float
     scale: float
     base: float
+
+    def times(self, factor: float) -> Prices:
+        """Return prices `factor` times as high."""
+        return Prices(factor * self.devices, factor * self.replica, self.scale, self.base)
 
 
 @dataclass(slots=True)
@@ -118,7 +126,7 @@ class Pricing:
             if prices is None:
                 break
             boxes, over, least = self._split(boxes, prices)
-            value = self._proven(prices, 1.0 + _largest_ratio(over, least))
+            value = self._proven(prices, self._factor(boxes, over, least, prices))
             if math.isfinite(value) and (best is None or self.goal.better(best, value)):
                 best, centre = value, tried
             if best is not None and self._close(best, reached, enough):
@@ -133,6 +141,24 @@ class Pricing:
                 break
         order = sorted(range(len(self.uses)), key=lambda s: -self.uses[s])
         return Priced(best, [self.sketches[s] for s in order if self.sketches[s].degree])
+
+    def _factor(self, boxes: Boxes, over: Floats, least: Floats, prices: Prices) -> float:
+        """Return a factor by which no replica outweighs the prices, as small as halving makes it.
+
+        Where value − price is largest the price may be far above the least of its box: what a box has over the prices
+        times the factor says more than over/least.
+        """
+        low, high = 1.0, 1.0 + _largest_ratio(over, least)
+        hot = np.flatnonzero(over > 0.0)
+        while len(hot) and high - low > FACTOR:
+            middle = 0.5 * (low + high)
+            own = boxes.take(hot)
+            still = self.weigh(own, prices.times(middle))[0] > 0.0
+            if still.any():
+                low, hot = middle, hot[still]
+            else:
+                high = middle
+        return high
 
     def _proven(self, prices: Prices, factor: float) -> float:
         return prices.base + prices.scale * (factor if self.goal.maximised else 1.0 / factor)
@@ -223,7 +249,8 @@ class Pricing:
         usual = int((amounts * shares).argmax())
         rooms = holds * (np.array(self.counts)[kinds] / point.degree) / max(float(shares[usual]), 1e-300)
         total, others = float(amounts @ shares), np.delete(np.arange(len(amounts)), usual)
-        for multiplier in _multipliers(price, holds):
+        slowness = slope[:, None] * seconds[usual][None, :] / max(float(shares[usual]), 1e-300)
+        for multiplier in _multipliers(price, holds, slowness):
             each = (price[None, :] + multiplier[:, None]) / holds
             stages = multiplier * np.where(multiplier > 0.0, boxes.stages[:, 1], boxes.stages[:, 0])
             held, last = _filled(each * shares[usual], rooms, float(amounts[usual]))
@@ -333,18 +360,21 @@ def _largest_ratio(over: Floats, least: Floats) -> float:
     return float((over[hot] / least[hot]).max()) if hot.any() else 0.0
 
 
-def _multipliers(price: Floats, holds: Floats) -> list[Floats]:
+def _multipliers(price: Floats, holds: Floats, slowness: Floats) -> list[Floats]:
     """Return multipliers of the number of stages, one a box each: below 0 it is at least, above at most that number.
 
-    Where two kinds would share the layers, the multiplier is that at which a layer costs the same on both.
+    Where two kinds would share the layers, the multiplier is that at which a layer costs the same on both, in devices
+    alone and with what its seconds take off the value (`slowness`, by box and kind).
     """
     boxes, count = holds.shape
-    found = [np.zeros(boxes), np.full(boxes, -float(price.min())), np.full(boxes, -0.5 * float(price.min()))]
+    low, high = -float(price.min()), 100.0 * float(price.max())
+    found = [np.zeros(boxes), np.full(boxes, low), np.full(boxes, 0.5 * low)]
     for a in range(count):
         for b in range(a + 1, count):
-            if len(found) >= 24:
-                return found
             gap = holds[:, b] - holds[:, a]
-            even = (price[a] * holds[:, b] - price[b] * holds[:, a]) / np.where(gap == 0.0, np.inf, -gap)
-            found.append(np.clip(even, -float(price.min()), 100.0 * float(price.max())))
+            gap = np.where(gap == 0.0, np.inf, -gap)
+            even = (price[a] * holds[:, b] - price[b] * holds[:, a]) / gap
+            slower = (slowness[:, a] - slowness[:, b]) * holds[:, a] * holds[:, b] / gap
+            for multiplier in (even, even + slower) if len(found) < MOST_MULTIPLIERS else ():
+                found.append(np.clip(multiplier, low, high))
     return found

@@ -189,8 +189,7 @@ class _Search:
         if self.current is not None:
             placed, decision = self._settle(placed, kept, columns, makes)
         self._tell("bound", placed.objective if placed else None, None)
-        # Where every set of devices is a candidate, ceilings do as well as prices, and sooner.
-        known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns if makes is not None]
+        known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns]
         proven = bound(self.fleet, self.ceilings, self.goal, placed.objective if placed else None, self.budget, known)
         if proven.sketches and makes is not None and self.current is None:
             placed = self._with_sketches(placed, columns, makes, proven)

@@ -32,7 +32,7 @@ class Units:
         self._stages: dict[tuple[Any, ...], tuple[Floats, Floats]] = {}
         self._shifted: dict[tuple[Any, ...], Floats] = {}
         self._nearest: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
-        self._links: dict[tuple[int, int], tuple[GroupLink, GroupLink]] = {}
+        self._links: dict[tuple[int, int], list[tuple[GroupLink, GroupLink] | None]] = {}
         boundary = fleet.boundary[:-1]
         self._even_cuts = bool((boundary == boundary[0]).all()) if len(boundary) else True
 
@@ -126,21 +126,21 @@ class Units:
             self._shifted[key] = stage + shift
         return self._shifted[key]
 
-    def ideal(self, groups: Sequence[tuple[int, ...]], degree: int, batch: int) -> Chain:
-        """Return a chain of groups given by the kinds in each, every hop and every link as near as any there is."""
+    def ideal(self, groups: Sequence[tuple[int, ...]], degree: int, batch: int) -> Chain | None:
+        """Return a chain of groups given by the kinds in each, every hop and every link as near as any there is.
+
+        None where some group has no island that holds it.
+        """
         fleet, count = self.fleet, len(groups)
-        link = self.nearest_link(degree, batch)
         micro = fleet.problem.micro_batches(count)
         nearest = self.nearest_hops(degree, batch)
         inner: list[tuple[Floats | float, Floats | float]] = [(nearest[0], nearest[1])] * (count - 1)
         hops = [*inner, (0.0, nearest[2] if count > 1 else 0.0)]
         prefill, decode = [], []
         for kinds, (before, after) in zip(groups, hops, strict=True):
-            times = (
-                fleet.kind_times(kinds[0], 1, batch)
-                if link is None
-                else fleet.joined_times(tuple(sorted(set(kinds))), degree, batch, link)
-            )
+            times = self.best_times(kinds, degree, batch)
+            if times is None:
+                return None
             room = min(fleet.kinds[kind].available_bytes for kind in kinds)
             stage = self.stage(times, room, degree, batch, micro, whole=count == 1)
             prefill.append(self._shift(stage[0], before))
@@ -170,33 +170,51 @@ class Units:
             self._nearest[key] = (prefill, decode, back)
         return self._nearest[key]
 
-    def nearest_link(self, degree: int, batch: int) -> tuple[GroupLink, GroupLink] | None:
-        """Return bounds below α and β of every group of `degree` devices; None for one device."""
+    def best_times(self, kinds: Sequence[int], degree: int, batch: int) -> GroupTimes | None:
+        """Return bounds below the layer times of every group that holds devices of `kinds`; None when there is none."""
+        fleet, among = self.fleet, tuple(sorted(set(kinds)))
         if degree == 1:
+            return fleet.kind_times(among[0], 1, batch)
+        links = [self.nearest_links(degree, batch)[kind] for kind in among]
+        known = [own for own in links if own is not None]
+        if len(known) < len(links):
             return None
+        prefill, decode = (
+            GroupLink(max(own[p].latency_s for own in known), max(own[p].s_per_byte for own in known)) for p in (0, 1)
+        )
+        return fleet.joined_times(among, degree, batch, (prefill, decode))
+
+    def nearest_links(self, degree: int, batch: int) -> list[tuple[GroupLink, GroupLink] | None]:
+        """Return by kind bounds below α and β of every group of `degree` devices with one of the kind in it.
+
+        In prefill and in decode; None where no island has the room.
+        """
         key = (degree, batch)
         if key not in self._links:
-            fleet = self.fleet
-            tables = fleet.hops(batch)
-            self._links[key] = tuple(  # type: ignore[assignment]
-                GroupLink(*self._nearest_slowest(table, degree)) for table in (tables.prefill, tables.decode)
-            )
+            tables = self.fleet.hops(batch)
+            prefill, decode = (self._nearest_slowest(table, degree) for table in (tables.prefill, tables.decode))
+            self._links[key] = [
+                None if first is None or second is None else (first, second)
+                for first, second in zip(prefill, decode, strict=True)
+            ]
         return self._links[key]
 
-    def _nearest_slowest(self, table: CompactTable, degree: int) -> tuple[float, float]:
-        """Return bounds below the largest latency and slowness between `degree` devices of an island.
+    def _nearest_slowest(self, table: CompactTable, degree: int) -> list[GroupLink | None]:
+        """Return by kind bounds below the largest latency and slowness of a group with one of the kind in it.
 
         A device's slowest partner in a group is at least its (degree − 1)-th nearest neighbour.
         """
-        least = [math.inf, math.inf]
-        for members in self.fleet.network.samples:
+        fleet = self.fleet
+        least = np.full((2, len(fleet.kinds)), np.inf)
+        for members in fleet.network.samples:
             if len(members) < degree:
                 continue
-            for which, rows in enumerate(self.fleet.network.block(table, members)):
+            kinds = fleet.kind_of[list(members)]
+            for which, rows in enumerate(fleet.network.block(table, members)):
                 np.fill_diagonal(rows, -1.0)  # itself comes first
                 rows.sort(axis=1)
-                least[which] = min(least[which], float(rows[:, degree - 1].min()))
-        return least[0], least[1]
+                np.minimum.at(least[which], kinds, rows[:, degree - 1])
+        return [GroupLink(float(a), float(b)) if math.isfinite(a + b) else None for a, b in least.T]
 
 
 def _least_transfers(numbers: Floats, messages: Floats) -> Floats:

@@ -49,9 +49,14 @@ def test_foremost_of_each_group(monkeypatch):
 
 
 def test_multipliers_make_a_layer_cost_the_same():
-    """Kind a holds 2 layers for 1, kind b 4 for 3: at the multiplier 1 a layer costs 1 on both."""
+    """Kind a holds 2 layers for 1, kind b 4 for 3: at the multiplier 1 a layer costs 1 on both.
+
+    With 0.5 more for the seconds of a layer on a: (1 + 3)/2 + 0.5 = (3 + 3)/4 + 1 = 2.5 at 3, with 1 more on b.
+    """
     prices, holds = np.array([1.0, 3.0]), np.array([[2.0, 4.0]])
-    assert any(multiplier[0] == pytest.approx(1.0) for multiplier in _multipliers(prices, holds))
+    found = _multipliers(prices, holds, np.array([[0.5, 1.0]]))
+    assert any(multiplier[0] == pytest.approx(1.0) for multiplier in found)
+    assert any(multiplier[0] == pytest.approx(3.0) for multiplier in found)
 
 
 @pytest.mark.parametrize("time_limit_s", [1e-9, 0.05])
