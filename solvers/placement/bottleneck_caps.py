@@ -8,7 +8,7 @@ without truncation and ends with a proof.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,9 @@ LADDER = (
     Rung(300, 3_000, 4e-4),
     Rung(300, 20_000, 2e-4),
 )
+TRUNCATED = LADDER[:3]
+#: Where few states say it all: a close bound first, then caps from there upwards.
+SHORT_LADDER = (Rung(300, 0, 3e-4), Rung(150, 300, 2e-4))
 LAST = Rung(300, None, 0.0)
 #: The first bound: by least hops where edges are many.
 FIRST = Rung(80, 0, 2e-3)
@@ -150,9 +153,9 @@ class CapSpace:
             else:
                 high = middle
 
-    def climb(self, truncated: bool) -> None:
+    def climb(self, ladder: Sequence[Rung]) -> None:
         """Close the interval between bound and best plan, rung by rung."""
-        for rung in LADDER[:3] if truncated else LADDER:
+        for rung in ladder:
             self._try_top(rung)
             if self.settled or self.budget.exhausted():
                 return
@@ -193,7 +196,7 @@ class CapSpace:
     def _try_top(self, rung: Rung) -> None:
         """Ask once for every best plan whether prices refute all caps below it: they often do for the optimum."""
         top = self.best.value * (1.0 - EXACT)
-        if rung is LADDER[0] or top >= self.tried or self.settled or self.budget.exhausted():
+        if math.isinf(top) or rung is LADDER[0] or top >= self.tried or self.settled or self.budget.exhausted():
             return
         self.tried = top
         if self.bounds.refutes(top, LAST.steps):

@@ -10,7 +10,16 @@ import math
 
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
-from gpuplan.solvers.placement.bottleneck_caps import FIRST, CapSpace, Incumbent, Referee, chosen
+from gpuplan.solvers.placement.bottleneck_caps import (
+    FIRST,
+    LADDER,
+    SHORT_LADDER,
+    TRUNCATED,
+    CapSpace,
+    Incumbent,
+    Referee,
+    chosen,
+)
 from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
 from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
 from gpuplan.solvers.placement.core import Core
@@ -72,7 +81,7 @@ class Part:
     def climb(self, truncated: bool) -> None:
         """Close the interval between bound and best plan with truncated searches."""
         if self.kinds is not None:
-            self.kinds.climb(truncated)
+            self.kinds.climb(SHORT_LADDER)
             if not truncated:
                 self.kinds.finish()
         if self.settled or self.budget.exhausted():
@@ -80,7 +89,7 @@ class Part:
         if self.wide:
             self._climb_among_few(truncated)
         else:
-            self.whole.climb(truncated)
+            self.whole.climb(TRUNCATED if truncated else LADDER)
 
     def finish(self) -> None:
         """Search without truncation until nothing is left."""

@@ -43,8 +43,8 @@ def solve_dense(
     warm_start
         A plan to start from; one that does not fit the problem is refused.
     latency_second
-        Whether the value and bound of a bottleneck carry the latency as second key (the objective ``throughput``);
-        the search minimises it either way.
+        Whether the value and bound of a bottleneck carry the latency as second key (the objective ``throughput``),
+        which is then proven, too; else a short look for a low one has to do.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def solve_dense(
     goal = problem.objective
     refuse_tables(problem, limits)
     tables = class_tables(problem, with_price=goal.name == "cost")
-    session = Session(tables, engine, budget, Settings(limits.threads))
+    session = Session(tables, engine, budget, Settings(limits.threads), second_key=latency_second)
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)
     outcome = METHODS[goal.name](session, hint)
     if outcome.path is None and hint is not None:

@@ -68,6 +68,8 @@ class Session:
         Queries that ``auto`` gives to the small engine where it suits a single one, but not a front; None: all.
     multipliers
         Lagrange multipliers of the last core solved, to warm-start the next; owned by the large engine.
+    second_key
+        Whether the latency behind the least bottleneck is to be proven; else a short look for a low one will do.
     engines, notes, asked
         Names of the engines that ran; sentences for the report; queries asked so far.
     """
@@ -77,6 +79,7 @@ class Session:
     budget: Budget
     settings: Settings = field(default_factory=Settings)
     small_queries: int | None = None
+    second_key: bool = True
     multipliers: dict[str, FloatArray] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
