@@ -83,9 +83,14 @@ class AnalyticCosts:
         tensor_parallel: int = 1,
     ) -> dict[str, Any]:
         """Return the resolved coefficients of every device: with the formula above, all that its times need."""
+        rates: dict[tuple[int, float | None], dict[str, Any]] = {}  # thousands of devices are of few kinds
+        for device in devices:
+            key = id(device.kind), device.power_cap_w
+            if key not in rates:
+                rates[key] = _plain(device_rates(model, device, self.efficiency))
         return {
             "source": "analytic",
-            "devices": {device.name: _plain(device_rates(model, device, self.efficiency)) for device in devices},
+            "devices": {device.name: dict(rates[id(device.kind), device.power_cap_w]) for device in devices},
             "sources": list(self.sources),
         }
 

@@ -93,10 +93,12 @@ class Budget:
         limit = self.limits.time_limit_s
         return float("inf") if limit is None else limit - self.elapsed_s
 
-    def rest(self) -> Limits:
-        """Return the limits with the time that is left."""
-        limit = self.limits.time_limit_s
-        return self.limits if limit is None else replace(self.limits, time_limit_s=max(self.remaining_s, LEAST_S))
+    def rest(self, kept_s: float = 0.0) -> Limits:
+        """Return the limits with the time that is left, less what is kept for work to come (half of it at most)."""
+        limit, left = self.limits.time_limit_s, self.remaining_s
+        if limit is None:
+            return self.limits
+        return replace(self.limits, time_limit_s=max(left - kept_s, 0.5 * left, LEAST_S))
 
     def spend(self, work: int) -> None:
         """Count `work` labels or nodes."""

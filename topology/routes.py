@@ -18,7 +18,7 @@ import numpy as np
 from gpuplan.errors import UsageError
 from gpuplan.topology.compact import CompactRoutes, CompactTable
 from gpuplan.topology.graph import Link, Topology
-from gpuplan.topology.paths import Adjacency, adjacency, shortest_from
+from gpuplan.topology.paths import Adjacency, adjacency, shortest_between, shortest_from
 from gpuplan.topology.shortest import Matrix, rounded
 
 
@@ -200,8 +200,15 @@ def route(topology: Topology, a: str, b: str, message_bytes: float) -> Route:
 def _best_routes(graph: Adjacency, source: str, targets: Sequence[str], size: float) -> dict[str, Route]:
     """Return the fastest route to each target: least time, then the faster bottleneck, as in `Router.table`."""
     best: dict[str, tuple[float, Route]] = {}
+    wanted = set(targets) - {source}
     for bandwidth in graph.bandwidths:
-        for target, links in shortest_from(graph, source, bandwidth, set(targets) - {source}).items():
+        if len(wanted) == 1:
+            (target,) = wanted
+            path = shortest_between(graph, source, bandwidth, target)
+            paths = {} if path is None else {target: path}
+        else:
+            paths = shortest_from(graph, source, bandwidth, wanted)
+        for target, links in paths.items():
             found = _as_route(source, links)
             time = found.latency_s + size / bandwidth
             if target not in best or time < best[target][0]:

@@ -72,15 +72,17 @@ class Network:
 
     def _least_latency(self, sender: str, receiver: str, slowest: float) -> float:
         queue = [(0.0, sender)]
-        settled: set[str] = set()
+        reached = {sender: 0.0}
         while queue:
             latency, here = heapq.heappop(queue)
             if here == receiver:
                 return latency
-            if here in settled or (here in self._devices and here != sender):
+            if latency > reached[here]:
                 continue
-            settled.add(here)
             for there, step, bandwidth in self._neighbours.get(here, ()):
-                if bandwidth >= slowest and there not in settled:
+                if bandwidth < slowest or (there in self._devices and there != receiver):
+                    continue
+                if latency + step < reached.get(there, math.inf):
+                    reached[there] = latency + step
                     heapq.heappush(queue, (latency + step, there))
         return math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import networkx as nx
 import numpy as np
@@ -25,6 +25,7 @@ from gpuplan.topology import (
     route_tables,
     shortest,
 )
+from gpuplan.topology.paths import adjacency, shortest_between, shortest_from
 
 KIND = device_kind("l4-24gb")
 
@@ -112,6 +113,25 @@ def test_single_routes_agree_with_the_tables(topology: Topology, size: float) ->
             assert not devices & set(way.components[1:-1])
             for link, step in zip(way.links, pairwise(way.components), strict=True):
                 assert {link.a, link.b} == set(step)
+
+
+@settings(max_examples=150, deadline=None)
+@given(topologies())
+def test_searches_from_both_ends_and_from_one_agree(topology: Topology) -> None:
+    """At every bandwidth: a way from one or from both, of the same latency; no longer than the other."""
+    graph = adjacency(topology)
+    names = [device.name for device in topology.devices]
+    for bandwidth in graph.bandwidths:
+        for a, b in permutations(names, 2):
+            one = shortest_from(graph, a, bandwidth, {b}).get(b)
+            both = shortest_between(graph, a, bandwidth, b)
+            assert (one is None) == (both is None)
+            if one is not None and both is not None:
+                latencies = [math.fsum(link.latency_s for link in links) for links in (one, both)]
+                assert latencies[0] == pytest.approx(latencies[1], abs=2e-15)
+                assert len(both) <= len(one)
+                ends = {both[0].a, both[0].b, both[-1].a, both[-1].b}
+                assert {a, b} <= ends
 
 
 @settings(max_examples=100, deadline=None)

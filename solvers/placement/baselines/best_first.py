@@ -42,6 +42,9 @@ class _Blocks:
         self.sizes = np.concatenate([[0.0], np.cumsum(layer_bytes(problem))])
         self.room = room_bytes(problem)
         self.n = problem.num_layers
+        # Of so many fastest devices of a layer one is left whatever a pipeline uses.
+        most = min(most_devices(problem) + 1, problem.num_devices)
+        self.fastest = np.argsort(problem.latency.compute_s, axis=0, kind="stable")[:most]
 
     def longest(self, device: int, start: int) -> int:
         """End of the longest block from `start` that fits a device (`start` when none does)."""
@@ -58,8 +61,13 @@ class _Blocks:
         """Time of layers from `start` on, each on the fastest device not used."""
         if start == self.n:
             return 0.0
-        free = [d for d in range(self.problem.num_devices) if d not in used]
-        return float(self.problem.latency.compute_s[free, start:].min(axis=0).sum()) if free else math.inf
+        if len(used) == self.problem.num_devices:
+            return math.inf
+        first = self.fastest[: len(used) + 1, start:]
+        taken = (first[:, :, None] == np.array(used, dtype=np.int64)).any(axis=2)
+        layers = np.arange(self.n - start)
+        chosen = first[taken.argmin(axis=0), layers]
+        return float(self.problem.latency.compute_s[chosen, start + layers].sum())
 
 
 def _children(blocks: _Blocks, stages: tuple[StageRange, ...]) -> list[tuple[StageRange, ...]]:
@@ -100,6 +108,8 @@ def search(problem: DensePlacement, budget: Budget, num_stages: int | None) -> O
             continue
         for child in _children(blocks, stages):
             pushed += 1  # ties: the one found first
+            if budget.exhausted():
+                break
             left = blocks.estimate(child[-1].stop, tuple(stage.device for stage in child))
             if math.isfinite(left):
                 heapq.heappush(frontier, (left, pushed, child))
