@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import DEADLINE_SLACK_S, BatchingProblem, IntArray
+from gpuplan.solvers.batching.proofs import proof_of
 from gpuplan.solvers.batching.sequence import evaluate
 from gpuplan.solvers.result import Report, Result, Status, relative_gap
 
@@ -55,6 +56,7 @@ def answer(
         bound_kind=bound_kind,
         options=dict(options or {}),
         notes=notes,
+        proof=proof_of(bound_kind),
     )
     missed = missed_rows(problem, solution) if problem.hard else np.empty(0, dtype=np.int64)
     if len(missed):
@@ -85,10 +87,13 @@ def no_solution(
     seed: int = 0,
     work: int = 0,
     bound: float | None = None,
+    bound_kind: str | None = None,
     reasons: tuple[str, ...] = (),
 ) -> Result[BatchSolution]:
     """Return a ``no_solution``: a limit was reached first."""
-    report = Report(solver=solver, seed=seed, wall_time_s=time.perf_counter() - started, work=work)
+    kind = bound_kind if bound is not None else None
+    wall_time_s = time.perf_counter() - started
+    report = Report(solver, seed=seed, wall_time_s=wall_time_s, work=work, bound_kind=kind, proof=proof_of(kind))
     return Result("no_solution", None, None, bound, None, report, reasons=reasons)
 
 

@@ -15,6 +15,7 @@ from gpuplan.profiles.problems.batching import BatchingProblem, BatchObjective, 
 from gpuplan.solvers.batching.exact import colgen, cp_sat, ilp, subset_dp
 from gpuplan.solvers.batching.exact.additive import additive
 from gpuplan.solvers.batching.exact.master import Pricer, exchanges, relax
+from gpuplan.solvers.batching.proofs import PROOFS
 from gpuplan.solvers.batching.solve import solve_batching
 from gpuplan.solvers.external.worker import kept_workers
 from gpuplan.solvers.limits import Budget, Limits
@@ -50,6 +51,8 @@ def compare(oracle: ModuleType, problem: BatchingProblem, solver: str, tolerance
         return result.status
     assert isinstance(result.objective, float), problem.name
     assert result.bound is None or result.bound <= best * (1 + 1e-9) + 1e-9, problem.name
+    assert result.bound is None or set((result.report.bound_kind or "").split(" + ")) <= set(PROOFS), problem.name
+    assert result.bound is None or result.report.proof, problem.name
     assert result.objective >= best - 1e-9 * max(best, 1e-3), problem.name
     if result.status == "optimal":
         assert result.objective == pytest.approx(best, rel=tolerance, abs=tolerance * 1e-3), problem.name

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gpuplan.solvers.external.child import Channel
 
 NAME = "cp-sat"
+_KIND: Final = "bound of CP-SAT, rounding included"
 MOST: Final = 60
 #: Units of time in the horizon, the largest weight, the largest sum. CP-SAT's presolve goes wrong with intervals beyond
 #: 2³¹ (plans are lost without a word), and wherever coefficients grow as large.
@@ -270,7 +271,16 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
         bound = None  # a plan contradicts it: presolve went wrong
     if solution is None:
         why = (f"{NAME}: {found.failure}",) if found.failure else ()
-        return no_solution(problem, solver=NAME, started=started, seed=seed, work=budget.work, bound=bound, reasons=why)
+        return no_solution(
+            problem,
+            solver=NAME,
+            started=started,
+            seed=seed,
+            work=budget.work,
+            bound=bound,
+            bound_kind=_KIND,
+            reasons=why,
+        )  # fmt: skip
     return answer(
         problem,
         solution,
@@ -279,7 +289,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
         seed=seed,
         work=budget.work,
         bound=bound,
-        bound_kind=None if bound is None else "bound of CP-SAT, rounding included",
+        bound_kind=None if bound is None else _KIND,
         options={"workers": 1},
         notes=(found.failure,) if found.failure else (),
         proven=bound is not None and value - bound <= PROOF * abs(value),

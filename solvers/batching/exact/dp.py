@@ -163,7 +163,15 @@ def _solve_late(
         told = (
             f"no plan of contiguous batches keeps the hard deadlines ({told}); another method may: use auto or cp-sat"
         )
-        return no_solution(problem, solver=NAME, started=started, seed=seed, bound=bound, reasons=(told,))
+        return no_solution(
+            problem,
+            solver=NAME,
+            started=started,
+            seed=seed,
+            bound=bound,
+            bound_kind="optimum without deadlines",
+            reasons=(told,),
+        )  # fmt: skip
     notes = (
         "deadlines rise with length: contiguous batches, " + ("exact" if exact else "exact when the bound is met"),
     )

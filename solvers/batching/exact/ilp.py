@@ -32,6 +32,7 @@ from gpuplan.solvers.batching.answer import answer, no_solution
 from gpuplan.solvers.batching.exact.additive import coefficients, deadlines_count, equal_arrivals
 from gpuplan.solvers.batching.exact.linear import Engine, LinearModel, default_engine, run
 from gpuplan.solvers.batching.sequence import schedule
+from gpuplan.solvers.external.isolated import LIBRARIES
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
@@ -198,11 +199,13 @@ def solve(
         return answer(problem, schedule(problem, []), solver=NAME, started=started, seed=seed, proven=True)
     model = Model(problem)
     found = run(model.linear, chosen, budget, seed)
-    bound = found.bound / model.scale + model.constant()
+    bound, kind = found.bound / model.scale + model.constant(), f"dual bound of {LIBRARIES[chosen]}"
     if found.values is None:
         known = bound if found.bound > 0.0 else None
         reasons = (f"{NAME}: {found.failure}",) if found.failure else ()
-        return no_solution(problem, solver=NAME, started=started, seed=seed, bound=known, reasons=reasons)
+        return no_solution(
+            problem, solver=NAME, started=started, seed=seed, bound=known, bound_kind=kind, reasons=reasons
+        )
     solution = schedule(problem, model.groups(found.values))
     result = answer(
         problem,
@@ -212,7 +215,7 @@ def solve(
         seed=seed,
         work=1,
         bound=max(bound, 0.0),
-        bound_kind=f"dual bound of {chosen}",
+        bound_kind=kind,
         options={"engine": chosen},
     )
     assert isinstance(result.objective, float)
@@ -225,7 +228,7 @@ def solve(
             seed=seed,
             work=1,
             bound=bound,
-            bound_kind=f"dual bound of {chosen}",
+            bound_kind=kind,
             options={"engine": chosen},
             proven=True,
         )

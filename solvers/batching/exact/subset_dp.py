@@ -87,7 +87,8 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, upper: flo
         return no_solution(problem, solver=NAME, started=started, seed=seed, reasons=reasons)
     if not groups and problem.num_requests:
         if np.isfinite(upper):
-            return no_solution(problem, solver=NAME, started=started, seed=seed, bound=upper)
+            kind = "every set of requests"
+            return no_solution(problem, solver=NAME, started=started, seed=seed, bound=upper, bound_kind=kind)
         return infeasible(problem, (_shortage(problem),), solver=NAME, started=started, seed=seed)
     return answer(
         problem,
