@@ -172,5 +172,6 @@ def deployment_certificate(run: Search, plan: Deployment) -> Text:
     line = Text.assemble((f"{mark} {claim}", f"bold {colour}"))
     if run.stopped:
         line.append(f"\n  stopped by {run.stopped}: this is the best deployment found until then")
-    facts = [f"bound by {result.report.bound_kind}", *result.report.notes]
+    proof = result.report.proof or result.report.bound_kind
+    facts = [*([] if proof is None else [f"bound by {proof}"]), *result.report.notes]
     return line.append("".join(f"\n  {fact}" for fact in facts), "dim")

@@ -29,6 +29,7 @@ from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
 from gpuplan.solvers.deployment.mixed import sketched_columns
 from gpuplan.solvers.deployment.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
+from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Units
@@ -433,7 +434,7 @@ class _Search:
             self.notes.append("links hold some replicas below what they could serve")
         if decision:
             self.notes.append(decision)
-        report = self._report(proven.kind)
+        report = self._report(None if limit is None else proven.kind)
         plan = build(self, placed, status, limit, gap, decision)
         return Result(status, plan, objective, limit, gap, report, plan.result.terms, ())
 
@@ -450,4 +451,5 @@ class _Search:
             kind,
             options if self.current is not None else {},
             tuple(self.notes),
+            PROOFS.get(kind or "", ""),
         )

@@ -33,6 +33,7 @@ def hold(problem, oracle):
     sign = 1.0 if problem.maximised else -1.0
     assert sign * (best - result.objective) >= -ROUNDING * best, (best, result.objective)
     assert result.bound is not None
+    assert result.report.proof, f"say in deployment/proofs.py why {result.report.bound_kind!r} holds"
     assert sign * (result.bound - best) >= -ROUNDING * best, (best, result.bound)
     reached = abs(best - result.objective) <= ROUNDING * best
     assert reached or result.status != "optimal"
