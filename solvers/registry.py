@@ -91,7 +91,7 @@ class SolverEntry:
         """Write the solver's model of a problem to a file that ends as one of `model_suffixes`."""
         if self.home is None or not self.model_suffixes:
             raise UnsupportedError(f"solver {self.name} has no model to write; use milp-blocks, milp-layers or cp-sat")
-        importlib.import_module(self.home).write_model(problem, path)
+        importlib.import_module(self.home).write_model(problem, path, **self.options)
 
 
 def _rule(name: str, module: str, doc: str) -> SolverEntry:
@@ -117,6 +117,22 @@ def _linear(name: str, module: str, doc: str) -> tuple[SolverEntry, SolverEntry]
         "options": {"engine": "cbc"},
     }
     return highs, replace(highs, **on_cbc)  # type: ignore[arg-type]
+
+
+def _constraint() -> tuple[SolverEntry, SolverEntry]:
+    """Return the constraint programme over a circuit of devices, and over their positions."""
+    circuit = SolverEntry(
+        "cp-sat",
+        "exact",
+        "constraint programme over a circuit of devices, solved by OR-Tools CP-SAT",
+        _MILP,
+        warm_start=True,
+        home="gpuplan.solvers.placement.constraint",
+        requires=("ortools",),
+        model_suffixes=(".pb", ".txt"),
+    )
+    doc = "the same over the devices' positions in the pipeline"
+    return circuit, replace(circuit, name="cp-sat-positions", doc=doc, options={"form": "positions"})
 
 
 _ENTRIES: tuple[SolverEntry, ...] = (
@@ -159,16 +175,7 @@ _ENTRIES: tuple[SolverEntry, ...] = (
     ),
     *_linear("milp-blocks", "milp", "mixed-integer programme over blocks and links"),
     *_linear("milp-layers", "milp_layers", "mixed-integer programme layer by layer, the compact form"),
-    SolverEntry(
-        "cp-sat",
-        "exact",
-        "constraint programme over a circuit of devices, solved by OR-Tools CP-SAT",
-        _MILP,
-        warm_start=True,
-        home="gpuplan.solvers.placement.constraint",
-        requires=("ortools",),
-        model_suffixes=(".pb", ".txt"),
-    ),
+    *_constraint(),
     SolverEntry(
         "dp-naive",
         "exact",

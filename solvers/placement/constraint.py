@@ -3,7 +3,8 @@
 A pipeline is a circuit through a depot and the used devices; an unused device loops on itself. Literals: a[d,e] (e
 comes after d), f[d] and l[d] (d first, last), y[d,i,j] (d holds layers i..j−1, only blocks that fit).
 
-    circuit(a, f, l, loops)
+    circuit(a, f, l, loops), or with positions p[d]: Σ_d f[d] = Σ_d l[d] = 1,  Σ_e a[d,e] + l[d] = Σ_e a[e,d] + f[d] = 1
+                             where d is used (0 elsewhere),  f[d] ⇒ p[d] = 0,  a[d,e] ⇒ p[e] = p[d] + 1
     Σ_{i,j} y[d,i,j] = 1 when d is used, none otherwise;  Σ_{d, i ≤ l < j} y[d,i,j] = 1 for every layer l
     f[d] ⇔ d's block starts at 0,  l[d] ⇔ it ends at n
     a[d,e] ⇒ d's block ends where e's starts
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.errors import SolverUnavailableError, UsageError
 from gpuplan.plans.placement_solution import StageRange
@@ -42,6 +43,7 @@ from gpuplan.solvers.result import Report
 if TYPE_CHECKING:
     from gpuplan.solvers.external.child import Channel
 
+Form = Literal["circuit", "positions"]
 MAX_VARIABLES = 50_000
 #: The largest coefficient. OR-Tools 9.15 presolve was seen to lose plans without a word where integers pass 2³¹.
 LARGEST = 1 << 28
@@ -72,13 +74,16 @@ def import_cp_model() -> Any:
 class Model:
     """The CP-SAT model of one goal over the blocks of a problem; `stages`: exact number of stages, or None."""
 
-    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None) -> None:
+    def __init__(self, blocks: Blocks, goal: Goal, stages: int | None, form: Form = "circuit") -> None:
         self.cp = import_cp_model()
         self.model = self.cp.CpModel()
         self.blocks, self.goal = blocks, goal
         self.scale = _scale(blocks, goal)
         self._make_literals()
-        self._circuit()
+        if form == "circuit":
+            self._circuit()
+        else:
+            self._positions()
         self._blocks()
         self._limits(stages)
         self._minimise()
@@ -100,6 +105,19 @@ class Model:
         for d, unused in enumerate(self.unused):
             arcs += [(0, d + 1, self.first[d]), (d + 1, 0, self.last[d]), (d + 1, d + 1, unused)]
         self.model.add_circuit(arcs)
+
+    def _positions(self) -> None:
+        devices = range(len(self.unused))
+        place = [self.model.new_int_var(0, len(self.unused) - 1, f"p_{d}") for d in devices]
+        self.model.add_exactly_one(self.first)
+        self.model.add_exactly_one(self.last)
+        for d in devices:
+            used = self.unused[d].negated()
+            self.model.add(sum(after for (i, _), after in self.after.items() if i == d) + self.last[d] == used)
+            self.model.add(sum(after for (_, i), after in self.after.items() if i == d) + self.first[d] == used)
+            self.model.add(place[d] == 0).only_enforce_if(self.first[d])
+        for (d, e), after in self.after.items():
+            self.model.add(place[e] == place[d] + 1).only_enforce_if(after)
 
     def _blocks(self) -> None:
         n = self.blocks.problem.num_layers
@@ -238,7 +256,7 @@ def _scale(blocks: Blocks, goal: Goal) -> float:
 
 def work(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Build and solve one model; runs in the child. Points are told as flat lists of device, start, stop."""
-    model = Model(make_blocks(payload["holders"]), payload["goal"], payload["stages"])
+    model = Model(make_blocks(payload["holders"]), payload["goal"], payload["stages"], payload["form"])
     if payload["hint"] is not None:
         model.hint(payload["hint"])
     solver = model.cp.CpSolver()
@@ -291,7 +309,7 @@ def stopping(solver: Any, channel: Channel) -> Iterator[None]:
 
 def write_here(payload: dict[str, Any], channel: Channel) -> bool:
     """Write a model to a file; runs in the child."""
-    model = Model(make_blocks(payload["holders"]), payload["goal"], None)
+    model = Model(make_blocks(payload["holders"]), payload["goal"], None, payload["form"])
     return bool(model.model.export_to_file(payload["path"]))
 
 
@@ -347,6 +365,7 @@ class _ConstraintRun(Run):
 
     budget: Budget
     seed: int
+    form: Form = "circuit"
 
     def once(self, holders: Holders, goal: Goal, stages: int | None, hint: Stages | None) -> Step:
         """Solve one model, M a number."""
@@ -365,6 +384,7 @@ class _ConstraintRun(Run):
             "until": None if seconds is None else time.monotonic() + seconds,
             "threads": budget.limits.threads,
             "seed": self.seed,
+            "form": self.form,
         }
         heard = _Heard(budget)
         with worker_for(_LIBRARY) as worker:
@@ -375,18 +395,22 @@ class _ConstraintRun(Run):
         """Return how the answer was reached."""
         threads = self.budget.limits.threads
         return Report(
-            "cp-sat",
+            _name(self.form),
             seed=self.seed,
             wall_time_s=self.budget.elapsed_s,
             work=self.budget.work,
             bound_kind="bound of CP-SAT, rounding included",
-            proof="clause learning and LP relaxation of the circuit form, CP-SAT, times rounded down to whole numbers",
-            options={"workers": threads, "interleaved": threads > 1},
+            proof=f"clause learning and LP relaxation of the {self.form} form by CP-SAT, times rounded down",
+            options={"form": self.form, "workers": threads, "interleaved": threads > 1},
         )
 
 
+def _name(form: Form) -> str:
+    return "cp-sat" if form == "circuit" else f"cp-sat-{form}"
+
+
 class ConstraintMethod(CrossCheck):
-    """The circuit model as a solver."""
+    """The model as a solver; option ``form``: ``circuit`` or ``positions``."""
 
     name = "cp-sat"
 
@@ -400,17 +424,22 @@ class ConstraintMethod(CrossCheck):
             raise SolverUnavailableError("cp-sat needs OR-Tools, which is not installed; run pip install ortools")
         refuse_memory(self.name, literals * BYTES_PER_LITERAL, limits)
 
-    def run(self, limits: Limits, seed: int, **options: Any) -> Run:
+    def run(self, limits: Limits, seed: int, *, form: Form = "circuit", **options: Any) -> Run:
         """Return a call of it."""
-        return _ConstraintRun(Budget(limits), seed)
+        return _ConstraintRun(Budget(limits), seed, form)
 
-    def write(self, holders: Holders, path: Path) -> None:
+    def write(self, holders: Holders, path: Path, *, form: Form = "circuit", **options: Any) -> None:
         """Write the model as ``.pb`` or ``.txt`` protocol buffer."""
         if path.suffix not in (".pb", ".txt"):
             raise UsageError(f"expected a model file that ends in .pb or .txt (text), got {path.name!r}")
         written = False
         if path.parent.is_dir():
-            payload = {"holders": holders, "goal": first_goal(holders.problem), "path": str(path.resolve())}
+            payload = {
+                "holders": holders,
+                "goal": first_goal(holders.problem),
+                "path": str(path.resolve()),
+                "form": form,
+            }
             with worker_for(_LIBRARY) as worker:
                 reply = worker.run(f"{_HERE}:write_here", payload, seconds=None)
             written = reply.outcome == "done" and reply.answer is True  # type: ignore[comparison-overlap]

@@ -47,7 +47,7 @@ class CrossCheck(abc.ABC):
         """Return a call of it."""
 
     @abc.abstractmethod
-    def write(self, holders: Holders, path: Path) -> None:
+    def write(self, holders: Holders, path: Path, **options: Any) -> None:
         """Write the model of the objective's first goal."""
 
     def answer(
@@ -117,7 +117,7 @@ class CrossCheck(abc.ABC):
         answer, run = self.answer(holders, limits, seed, start, latency_second=latency_second, **options)
         return conclude(problem, run.report().solver, answer, run.budget, run.report())
 
-    def write_model(self, problem: DensePlacement, path: str | Path) -> None:
+    def write_model(self, problem: DensePlacement, path: str | Path, **options: Any) -> None:
         """Write the model of a problem (of a pair and of balanced: its first step).
 
         Raises
@@ -127,9 +127,9 @@ class CrossCheck(abc.ABC):
         UnsupportedError
             As in `solve`, and for micro-batches that follow the stages (there is one model per number of stages).
         """
-        self.write_holders(device_holders(problem), path)
+        self.write_holders(device_holders(problem), path, **options)
 
-    def write_holders(self, holders: Holders, path: str | Path) -> None:
+    def write_holders(self, holders: Holders, path: str | Path, **options: Any) -> None:
         """Write the model of a problem over holders; errors as in `write_model`."""
         check_supported(holders.problem, self.name)
         self.check(holders, Limits())
@@ -137,7 +137,7 @@ class CrossCheck(abc.ABC):
             raise UnsupportedError(
                 "one model has one number of micro-batches; give --micro-batches a number to write it"
             )  # fmt: skip
-        self.write(holders, Path(path))
+        self.write(holders, Path(path), **options)
 
 
 def check_supported(problem: DensePlacement, name: str) -> None:

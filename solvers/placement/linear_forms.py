@@ -301,7 +301,7 @@ class LinearMethod(CrossCheck):
         name = self.name if engine == "highs" else f"{self.name}-{engine}"
         return _LinearRun(name, self.form, engine, Budget(limits), seed)
 
-    def write(self, holders: Holders, path: Path) -> None:
+    def write(self, holders: Holders, path: Path, **options: Any) -> None:
         """Write the model as ``.lp`` or ``.mps``."""
         from gpuplan.solvers.external.pulp_models import write_linear
 

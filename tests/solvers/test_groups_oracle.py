@@ -285,6 +285,8 @@ def check(problem: PlacementProblem, plans: list[Plan], objective: str, *, uneve
     assert result.status == "optimal", result.report
     assert result.objective == pytest.approx(best_value(allowed, objective), rel=1e-9)
     assert result.bound == pytest.approx(result.objective, rel=1e-9)
+    assert result.report.bound_kind
+    assert result.report.proof
     plan = result.require_plan()
     assert verify(plan).ok, [finding.message for finding in verify(plan).problems]
 
@@ -415,7 +417,7 @@ def test_fronts_equal_brute_force(seed: int) -> None:
         assert [pytest.approx(figures, rel=1e-9) for figures in front_of(allowed)] == found
 
 
-GENERIC = ("milp-blocks", "milp-blocks-cbc", "milp-layers", "cp-sat")
+GENERIC = ("milp-blocks", "milp-blocks-cbc", "milp-layers", "cp-sat", "cp-sat-positions")
 
 
 @functools.cache

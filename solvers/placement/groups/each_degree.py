@@ -11,11 +11,10 @@ from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.profiles.problems.build import PlacementProblem
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement.groups.asked import Asked
+from gpuplan.solvers.placement.groups.proofs import EACH_SIZE
 from gpuplan.solvers.placement.groups.search import Found, as_pair, goal_of
 from gpuplan.solvers.placement.groups.units import UnitProblem, unit_problem
 from gpuplan.solvers.result import Result, Value
-
-_HOW = "one size at a time"
 
 
 def best_degree(asked: Asked, *, chosen: bool = False) -> Found:
@@ -108,7 +107,7 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
     """Put an answer over groups into devices."""
     name = goal_of(problem).name
     if result.plan is None or result.objective is None:
-        return Found(result.status, how=_HOW, reasons=result.reasons)
+        return Found(result.status, how=EACH_SIZE, reasons=result.reasons)
     value, bound, status = result.objective, result.bound, result.status
     if name == "bottleneck" and not isinstance(value, tuple):
         value = (float(value), result.terms["latency_s"])
@@ -124,7 +123,13 @@ def _found(problem: PlacementProblem, units: UnitProblem, result: Result) -> Fou
     if status == "optimal":
         bound = value
     stages = units.to_groups(result.plan.stages)
-    return Found(status, stages, value, bound, terms, _HOW, result.report.bound_kind)
+    return Found(status, stages, value, bound, terms, EACH_SIZE, result.report.bound_kind, (), _proof(result))
+
+
+def _proof(result: Result) -> str:  # type: ignore[type-arg]
+    """Say how the bound of one size was proven; those of the others likewise."""
+    proof = result.report.proof or result.report.bound_kind
+    return f"each size of groups by itself, the least of their bounds: {proof}" if proof else ""
 
 
 def _times(pair: Value, factor: int) -> Value:

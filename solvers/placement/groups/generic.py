@@ -82,4 +82,4 @@ def write_group_model(asked: Asked, path: str | Path) -> None:
     method = asked.entry.cross_check()
     assert method is not None
     modes = all_modes(asked.problem, asked.segments, asked.degrees)
-    method.write_holders(members_of(asked.problem, modes).holders, path)
+    method.write_holders(members_of(asked.problem, modes).holders, path, **dict(asked.entry.options))

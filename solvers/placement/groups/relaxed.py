@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpuplan.profiles.problems.best_case import best_cases, whole_islands
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.groups.asked import Asked
+from gpuplan.solvers.placement.groups.proofs import BEST_CASES
 from gpuplan.solvers.placement.groups.quotient import QuotientSession
 from gpuplan.solvers.placement.groups.search import Found, GroupSession, clipped, goal_of, run_method
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
@@ -28,9 +29,9 @@ def bound_by_best_cases(asked: Asked) -> Found:
         return Found("no_solution")
     outcome = run_method(session, goal.name)
     if outcome.status == "infeasible":
-        return Found("infeasible", how="best-case groups")
+        return Found("infeasible", how=BEST_CASES)
     if outcome.path is None:
         return Found("no_solution")
     value = goal.value(group_worth(tables, outcome.path), outcome.extra)
     bound = value if outcome.status == "optimal" else clipped(value, outcome.bound)
-    return Found("feasible", None, value, bound, how="best-case groups", bound_kind="best-case groups")
+    return Found("feasible", None, value, bound, how=BEST_CASES, bound_kind=BEST_CASES)

@@ -98,7 +98,9 @@ def with_bound(found: Found, known: Found) -> Found:
     pairs = zip(as_pair(bound), as_pair(found.value), strict=True)
     met = all(low >= high - 1e-9 * abs(high) for low, high in pairs)
     status: Status = "optimal" if met else "feasible"
-    return replace(found, status=status, bound=found.value if met else bound, bound_kind=known.bound_kind)
+    return replace(
+        found, status=status, bound=found.value if met else bound, bound_kind=known.bound_kind, proof=known.proof
+    )
 
 
 def as_pair(value: Value | None) -> tuple[float, float]:

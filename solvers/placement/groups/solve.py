@@ -22,6 +22,7 @@ from gpuplan.solvers.placement.groups.asked import Asked
 from gpuplan.solvers.placement.groups.each_degree import best_degree
 from gpuplan.solvers.placement.groups.front import GroupFront
 from gpuplan.solvers.placement.groups.generic import by_generic_model, write_group_model
+from gpuplan.solvers.placement.groups.proofs import ISLANDS, kind_of, sentence
 from gpuplan.solvers.placement.groups.quotient_search import search_quotient
 from gpuplan.solvers.placement.groups.relaxed import bound_by_best_cases
 from gpuplan.solvers.placement.groups.restate import restated
@@ -170,13 +171,16 @@ def front_of_groups(
         raise UnsupportedError(f"solver {entry.name} gives one plan, not a front; use auto, dp or labels")
     asked, notes = _asked(problem, entry, limits, seed)
     segments, degrees, budget = asked.segments, asked.degrees, asked.budget
-    infeasible = not degrees
+    infeasible, kind = not degrees, None
     front, proven = PlacementFront(()), False
     if degrees:
         if not fits_modes(segments, degrees):
             raise UnsupportedError(_TOO_MANY)
-        front, proven, infeasible = GroupFront(problem, segments, degrees, budget, asked.engine).run()
-    report = Report(entry.name, seed, budget.elapsed_s, budget.work, notes=notes)
+        search = GroupFront(problem, segments, degrees, budget, asked.engine)
+        front, proven, infeasible = search.run()
+        kind = kind_of(search.session.engines)
+    proof = "" if kind is None else sentence(kind, budget.work)
+    report = Report(entry.name, seed, budget.elapsed_s, budget.work, kind, notes=notes, proof=proof)
     if front.points:
         return Result("optimal" if proven else "feasible", front, None, None, 0.0 if proven else None, report)
     if infeasible:
@@ -222,12 +226,10 @@ def _result(asked: Asked, found: Found) -> Result[PlacementSolution]:
         "threads": limits.threads,
     }
     notes = (_note(asked, found),) if asked.degrees else ()
-    kind = found.bound_kind
+    kind = found.bound_kind if found.bound is not None or found.status == "infeasible" else None
     if kind is None and entry.engine is not None and (found.bound is not None or found.status == "infeasible"):
-        kind = "exhaustive search" if found.how == "dp" else "Lagrangian and label search"
-    proof = found.proof
-    if kind is not None and not proof:
-        proof = f"{found.how}, {budget.work:,} labels, the least bound of all sizes of groups"
+        kind = kind_of(found.how.removesuffix(f" over {ISLANDS}").split(" and "))
+    proof = "" if kind is None else found.proof or sentence(kind, budget.work, found.how)
     report = Report(
         entry.name,
         asked.seed,
