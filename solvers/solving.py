@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gpuplan.plans import DeviceMap
     from gpuplan.profiles.problems.build import PlacementProblem
 
-#: Time kept for stating a plan as a device map with all its inputs: about 0.2 s for 4,096 devices.
-MAP_S_PER_DEVICE: Final = 6e-5
+#: Time kept for stating a plan as a device map with all its inputs: about 0.4 s for 4,096 devices.
+MAP_S_PER_DEVICE: Final = 1e-4
 
 
 @overload

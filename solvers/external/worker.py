@@ -19,6 +19,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,7 @@ class Worker:
         self.busy = False
         self._command = list(command or _python())
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._lines: queue.Queue[bytes | None] = queue.Queue()
 
     def __enter__(self) -> Worker:
@@ -111,8 +113,14 @@ class Worker:
     def close(self) -> None:
         """End the child."""
         process, self._process = self._process, None
-        if process is None:
-            return
+        folder, self._folder = self._folder, None
+        if process is not None:
+            self._end_of(process)
+        if folder is not None:
+            folder.cleanup()
+
+    @staticmethod
+    def _end_of(process: subprocess.Popen[bytes]) -> None:
         _kill(process)
         for stream in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
@@ -138,7 +146,13 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # A killed child cannot clear up what it wrote (models for CBC): its temporary files are the parent's.
+        self._folder = tempfile.TemporaryDirectory(prefix="gpuplan-", ignore_cleanup_errors=True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "TMPDIR": self._folder.name,
+        }
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

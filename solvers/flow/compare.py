@@ -80,7 +80,7 @@ def _row(entry: SolverEntry, problem: FlowProblem, limits: Limits, seed: int, sh
     return ComparisonRow(
         entry.name,
         entry.kind,
-        result.status,
+        "failed" if result.report.failure and result.plan is None else result.status,
         objective=result.objective,
         bound=result.bound,
         gap=result.gap,
@@ -94,10 +94,10 @@ def _row(entry: SolverEntry, problem: FlowProblem, limits: Limits, seed: int, sh
 def _verdict(problem: FlowProblem, result: Result[FlowSolution]) -> tuple[bool | None, str]:
     """Return whether the verifier accepts the answer, and its first finding or why there is no answer."""
     if result.plan is None:
-        return None, "; ".join(result.reasons or result.report.notes)
+        return None, result.report.failure or "; ".join(result.reasons or result.report.notes)
     document: dict[str, Any] = flow_solution_to_dict(result, problem)
     verdict = verify_flow_solution(document, problem)
     if verdict.ok:
-        return True, ""
+        return True, result.report.failure or ""
     first = verdict.problems[0]
     return False, f"refused by the verifier: {first.place}: {first.message}"

@@ -23,7 +23,7 @@ class Incumbent:
     """Best placement, upper bound (tokens/s) with how it was proven, and notes for a person.
 
     `single_layers` is the most layers that may be left to one node, or None; `order` is the order in which ranges of a
-    kind are given to its nodes, None for that of the file.
+    kind are given to its nodes, None for that of the file. `failure` says how an external solver broke, if one did.
     """
 
     problem: FlowProblem
@@ -36,6 +36,7 @@ class Incumbent:
     solution: FlowSolution | None = None
     notes: list[str] = field(default_factory=list)
     order: Sequence[int] | None = None
+    failure: str | None = None
 
     @property
     def closed(self) -> bool:
@@ -85,6 +86,7 @@ class Incumbent:
             options={} if self.single_layers is None else {"layers_on_one_node": self.single_layers},
             notes=tuple(self.notes),
             proof="" if bound is None else _PROOFS.get(self.bound_kind, ""),
+            failure=self.failure,
         )
         if self.solution is None:
             status = "infeasible" if reasons else "no_solution"
@@ -99,6 +101,8 @@ class Incumbent:
 #: How a kind of bound is proven, in a sentence.
 _PROOFS = {
     "configuration bound": "a configuration bound (no mix of nodes pays for a higher flow in every layer at once)",
+    "label search": "a label search over layers that ruled out every cover of a higher flow",
+    "label search by regions": "a label search over layers and regions that ruled out every placement of a higher flow",
     "mixed-integer dual bound": "LP relaxation of the published model, branch and bound of HiGHS",
     "links of the source and the sink": "what the links of the source and of the sink let through",
     "branch and bound over placements": "branch and bound that met or ruled out every placement",

@@ -21,6 +21,7 @@ section 4.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 #: Relative distance of value and bound at which a MILP counts as solved: its own rounding.
 PROVEN = 1e-6
+#: Links made between two looks at the clock.
+LOOK = 100
 #: Switches the model may have.
 MOST_SWITCHES = 60_000
 
@@ -48,13 +51,13 @@ MOST_SWITCHES = 60_000
 def solve_milp(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     """Solve the published model within the budget."""
     problem = incumbent.problem
-    model = build_model(problem)
     try:
+        model = build_model(problem, incumbent.budget.exhausted)
         values, bound, failure = solve_model(model, incumbent.budget, seed)
     except OutOfTimeError:
         return incumbent.result("flow-milp", seed)
     if failure:
-        incumbent.notes.append(failure)
+        incumbent.failure = failure
     if bound is not None:
         incumbent.lower_bound_to(max(bound, 0.0), "mixed-integer dual bound")
     if values is not None:
@@ -85,8 +88,8 @@ def write_model(problem: FlowProblem, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"expected a model file ending in .lp or .mps, got {name!r}")
 
 
-def build_model(problem: FlowProblem) -> pulp.LpProblem:
-    """Return the published model of a problem."""
+def build_model(problem: FlowProblem, out_of_time: Callable[[], bool] | None = None) -> pulp.LpProblem:
+    """Return the published model of a problem; OutOfTimeError when `out_of_time`, asked now and then, says so."""
     if problem.max_hops is not None:
         raise UnsupportedError("flow-milp cannot limit hops; use auto, or drop max_hops")
     if np.count_nonzero(problem.link_tokens_per_s) > MOST_SWITCHES:
@@ -123,7 +126,9 @@ def build_model(problem: FlowProblem) -> pulp.LpProblem:
             flow, switch = link(f"{i}_sink", float(min(problem.sink_tokens_per_s[i], most[kinds[i]])))
             model.addConstraint(layers - stop[i] <= layers * (1 - switch), f"stops_last_{i}")
             flow_out[i].append(flow)
-    for i, j in np.argwhere(problem.link_tokens_per_s > 0.0).tolist():
+    for number, (i, j) in enumerate(np.argwhere(problem.link_tokens_per_s > 0.0).tolist()):
+        if out_of_time is not None and number % LOOK == 0 and out_of_time():
+            raise OutOfTimeError
         capacity = float(min(problem.link_tokens_per_s[i, j], most[kinds[i]], most[kinds[j]]))
         flow, switch = link(f"{i}_{j}", capacity)
         model.addConstraint(start[j] <= stop[i] + layers * (1 - switch), f"no_gap_{i}_{j}")

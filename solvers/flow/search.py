@@ -12,7 +12,7 @@ import numpy as np
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.flow_solution import FlowSolution
 from gpuplan.profiles.problems.flow import FlowProblem
-from gpuplan.solvers.flow.baselines import BASELINES, run_baseline
+from gpuplan.solvers.flow.baselines import BASELINES, rule, run_baseline
 from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
@@ -177,7 +177,18 @@ def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     reasons = []
     if incumbent.solution is None and (cover.upper <= 0 or incumbent.bound <= 0.0):
         reasons.append("no placement within the limits passes any tokens: proven by search")
+    elif incumbent.solution is None:
+        _by_a_rule(incumbent, seed)
     return incumbent.result("auto", seed, reasons)
+
+
+def _by_a_rule(incumbent: Incumbent, seed: int) -> None:
+    """Take the first placement that a rule has, the quickest first: a limit came before any other."""
+    for name in ("swarm", "separate-pipelines", "homogeneous", "petals"):
+        outcome = rule(name)(incumbent.problem, seed)
+        if not isinstance(outcome, str) and incumbent.offer(outcome) > 0.0:
+            incumbent.notes.append(f"a limit came before the search had a placement: that of {name}")
+            return
 
 
 def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:

@@ -97,6 +97,13 @@ class Cheap:
             self.value, self.path = self.core.value(path), path
 
 
+def last_resort(core: Core, found: CoreOutcome, budget: Budget) -> CoreOutcome:
+    """Return what rules find where a search had to end without a plan and without a proof; the better bound is kept."""
+    simple = Cheap(core, math.inf, budget).outcome()
+    bound = max(found.bound, simple.bound)
+    return CoreOutcome(simple.value, simple.path, min(bound, simple.value), simple.proven)
+
+
 def relaxed_rest(core: Core, low: IntArray, weight: FloatArray) -> FloatArray:
     """Return rest[i, c]: least cost from boundary i with c open there and paid for by its weight; shape (n+1, C)."""
     n, num = core.num_layers, core.num_classes

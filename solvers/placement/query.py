@@ -124,6 +124,10 @@ class Session:
         if core.max_stages < 2:
             return best
         rest = self._minimise(query, core, min(upper, best.value), hint)
+        if rest.path is None and not rest.proven and math.isinf(min(upper, best.value)) and core.cap is None:
+            from gpuplan.solvers.placement.cheap import last_resort
+
+            rest = last_resort(core, rest, self.budget)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
