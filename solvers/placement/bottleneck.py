@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.solvers.placement.core import Query, make_core, single_stage
-from gpuplan.solvers.placement.effort import Effort
 from gpuplan.solvers.placement.evaluate import evaluate
 from gpuplan.solvers.placement.outcome import Outcome, status_of
 from gpuplan.solvers.placement.query import Answer, Session, cells
@@ -28,9 +27,6 @@ TIE = 1e-9
 #: loading the kernels (0.4 s) would be most of a first call.
 ONE_PASS_CELLS = 1e5
 HOST_DEVICES = 8
-#: Effort for the latency at the least bottleneck where that alone is asked for.
-GLANCE_STEPS = 40
-GLANCE = (Effort(0, 0), Effort(0, 100))
 #: Prices of a cap, in latencies of the best plan, that start the search for the least latency under it.
 DEAR = 6.0
 
@@ -50,30 +46,21 @@ def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
 
 
 def minimise_bottleneck(session: Session, hint: ClassPath | None) -> Outcome:
-    """Least bottleneck, then latency at that bottleneck (1e-9 relative)."""
+    """Least bottleneck; with a second key then the least latency at that bottleneck (1e-9 relative)."""
     least = session.ask(Query(bottleneck=True)) if _in_one_pass(session) else _by_caps(session, hint)
     if least.path is None:
         return Outcome(status_of(least), None, None)
     if not least.proven:
         return Outcome("feasible", least.path, (max(least.bound, 0.0), 0.0))
+    if not session.second_key:
+        return Outcome("optimal", least.path, (least.value, 0.0))
     cap_s = least.value * (1.0 + TIE)
-    if not session.second_key and not session.runs_small():
-        return _glance(session, least, cap_s)
     _warm_up(session, least.path, cap_s)
     answer = session.ask(Query(cap_s=cap_s), hint=least.path)
     path = answer.path if answer.path is not None else least.path
     latency = answer.bound if math.isfinite(answer.bound) else 0.0
     proven = answer.proven and answer.path is not None
     return Outcome("optimal" if proven else "feasible", path, (least.value, latency))
-
-
-def _glance(session: Session, least: Answer, cap_s: float) -> Outcome:
-    """Look for a low latency at the least bottleneck with a small beam: nothing is to be proven about it."""
-    settings = session.settings
-    session.settings = replace(settings, ladder=GLANCE, joint_steps=GLANCE_STEPS)
-    answer = session.ask(Query(cap_s=cap_s), hint=least.path)
-    session.settings = settings
-    return Outcome("feasible", answer.path if answer.path is not None else least.path, (least.value, 0.0))
 
 
 def _warm_up(session: Session, path: ClassPath, cap_s: float) -> None:

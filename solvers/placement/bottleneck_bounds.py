@@ -38,11 +38,12 @@ HOPE = 0.1
 
 @dataclass(frozen=True)
 class Cap:
-    """The stages a cap leaves: see `bottleneck_kernels` for `reach` and `ending`."""
+    """The stages a cap leaves: see `bottleneck_kernels` for `reach`, `ending` and `holds`."""
 
     cap_s: float
     reach: NDArray[np.int16]
     ending: IntArray
+    holds: FloatArray
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,6 @@ class CapBounds:
         starts = np.arange(core.num_layers)
         self.furthest = np.stack([np.searchsorted(row, starts, side="right") - 1 for row in core.low]).astype(np.int64)
         self.stock = stock_of(core.modes)
-        self.start = self._even_prices()
         refuse_memory("the search over caps", 2.0 * core.num_layers * len(self.edges.source), budget.limits)
 
     def cap(self, cap_s: float, first: int | None = None) -> Cap:
@@ -93,8 +93,9 @@ class CapBounds:
         core, edges = self.core, self.edges
         reach = np.empty((core.num_layers, len(edges.source)), dtype=np.int16)
         room = cap_s + TOLERANCE * (cap_s + core.prefix[:, -1])
-        kernels.reaches(core.prefix, edges.source, edges.earliest, self.furthest, room, reach)
-        return Cap(cap_s, reach, self._ending(cap_s, first))
+        holds = np.empty(core.num_classes)
+        kernels.reaches(core.prefix, edges.source, edges.earliest, self.furthest, room, reach, holds)
+        return Cap(cap_s, reach, self._ending(cap_s, first), holds)
 
     def _ending(self, cap_s: float, first: int | None) -> IntArray:
         """Return the first start of a last stage of each class, shape (C,)."""
@@ -108,13 +109,12 @@ class CapBounds:
         ending = np.array([np.searchsorted(row, limit) for row, limit in zip(core.prefix, over, strict=True)])
         return np.asarray(np.maximum(ending, core.low[:, -1]), dtype=np.int64)
 
-    def _even_prices(self) -> FloatArray:
-        """Prices to start from: the share of the layers a unit computes in the time of the fastest."""
+    def _first_prices(self, cap: Cap) -> FloatArray:
+        """Prices to start from: by the layers a stage can have within the cap."""
         modes = self.core.modes
-        speed = 1.0 / np.maximum(self.core.prefix[:, -1], 1e-300)
-        each = np.where(modes.use > 0, speed / np.maximum(modes.use.sum(axis=0), 1), 0.0).max(axis=1)
-        prices = np.append(each / max(each.max(), 1e-300), 0.0)
-        return np.asarray(prices / max(float(prices[:-1] @ modes.capacity), 1e-300))
+        holds = cap.holds if cap.holds.any() else np.ones_like(cap.holds)
+        each = np.where(modes.use > 0, holds / np.maximum(modes.use.sum(axis=0), 1), 0.0).max(axis=1)
+        return np.append(each, 0.0) / max(float(each @ modes.capacity), 1e-300)
 
     def refutes(self, cap_s: float, steps: int) -> bool:
         """Whether prices prove that no plan keeps within a cap; given up early where they will hardly do."""
@@ -123,11 +123,12 @@ class CapBounds:
     def price(self, cap: Cap, steps: int, first: NDArray[np.bool_] | None = None, *, hope: float = math.inf) -> Priced:
         """Raise the prices until the cap is refuted, a relaxed path is a plan, or steps gain nothing.
 
-        Every cap starts from even prices: those of another cap lead steps into a corner, measured again and again.
+        Every cap starts from prices of its own: those of another cap lead steps into a corner, as measured.
         """
         core = self.core
         n, num = core.num_layers, core.num_classes
-        prices, best = self.start.copy(), self.start.copy()
+        prices = self._first_prices(cap)
+        best = prices.copy()
         direction = np.zeros(len(prices))
         cost = np.full((n, num), np.inf)
         state = np.array([-np.inf, 1.0, 0.0, 0.0])

@@ -233,7 +233,7 @@ class CapSpace:
             return
         if rung.width is not None:
             return
-        if self._settles(cap, priced, None, goal, self.core.first, strict=False):
+        if not self.open_for_good and self._settles(cap, priced, None, goal, self.core.first, strict=False):
             return
         if self.budget.exhausted() or not self.open_for_good:
             self.ceiling = min(self.ceiling, cap.cap_s)

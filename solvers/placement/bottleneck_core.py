@@ -104,12 +104,19 @@ def edges_between(core: Core) -> Edges:
 
 
 def through_doors(
-    gate: IntArray, source: IntArray, target: IntArray, prefix: FloatArray, hops: FloatArray
-) -> Edges:  # fmt: skip
+    gate: IntArray,
+    source: IntArray,
+    target: IntArray,
+    prefix: FloatArray,
+    hops: FloatArray,
+    group: IntArray | None = None,
+) -> Edges:
     """Return edges where every class has a door of its own; `hops` by edge and boundary, shape (E, n+1)."""
     num = len(prefix)
+    group = np.zeros(num, dtype=np.int64) if group is None else group
+    none, each = np.zeros(num + 1, dtype=np.int64), np.arange(num, dtype=np.int64)
     ways = kernels.Ways(
-        np.zeros(num + 1, dtype=np.int64), np.arange(num, dtype=np.int64), gate, target.astype(np.int64)
+        none, each, gate.astype(np.int64), target.astype(np.int64), group, int(group.max(initial=0)) + 1
     )
     return Edges(ways, source.astype(np.int64), earliest_ends(prefix[source], hops))
 
@@ -121,17 +128,39 @@ def earliest_ends(prefix: FloatArray, hops: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1])
 
 
-def by_least_hop(core: Core) -> Edges:
-    """Return one edge per class, to whichever class is best, at the least hop out of it: a relaxation."""
-    least = np.empty_like(core.prefix)
-    for c in range(core.num_classes):
-        # A hop is linear in the message: distinct boundaries need one minimum each.
-        sizes, place = np.unique(core.boundary, return_inverse=True)
-        hops = core.hop_s[c][:, None] + sizes[None, :] * core.hop_s_per_byte[c][:, None]
-        least[c] = hops.min(axis=0)[place.reshape(-1)]
-    each = np.arange(core.num_classes)
-    gate = np.arange(core.num_classes + 1)
-    return through_doors(gate, each, np.full(core.num_classes, -1), core.prefix, least)
+def by_least_hop(core: Core, near: int = 0, groups: int = 1) -> Edges:
+    """Return few edges per class, a relaxation: to its `near` nearest followers, and one to the best of each group.
+
+    That takes the least hop out of the class to any other of the group, groups being of similar speed. A hop is linear
+    in the message, so distinct boundaries need one minimum each.
+    """
+    num = core.num_classes
+    near = min(near, num)
+    sizes, place = np.unique(core.boundary, return_inverse=True)
+    group = groups_by_speed(core.prefix[:, -1], groups)
+    count = int(group.max()) + 1
+    order = np.argsort(core.hop_s + float(sizes[-1]) * core.hop_s_per_byte, axis=1, kind="stable")
+    hops = np.full((num, near + count, core.num_layers + 1), np.inf)
+    for c in range(num):
+        followers, rest = order[c, :near], order[c, near:]
+        hops[c, :near] = core.hop_s[c, followers, None] + core.hop_s_per_byte[c, followers, None] * core.boundary
+        others = core.hop_s[c, rest, None] + core.hop_s_per_byte[c, rest, None] * sizes
+        for h in range(count):
+            least = others[group[rest] == h].min(axis=0, initial=np.inf)
+            hops[c, near + h] = least[place.reshape(-1)]
+    gate = np.arange(num + 1) * (near + count)
+    source = np.repeat(np.arange(num), near + count)
+    best = np.broadcast_to(-1 - np.arange(count), (num, count))
+    target = np.concatenate([order[:, :near], best], axis=1).ravel()
+    return through_doors(gate, source, target, core.prefix, hops.reshape(len(source), -1), group)
+
+
+def groups_by_speed(whole: FloatArray, groups: int) -> IntArray:
+    """Return a number by the time each class takes for all layers: steps of one factor, as many as `groups` at most."""
+    logs = np.log(np.maximum(whole, 1e-300))
+    width = max(float(np.ptp(logs)), 1e-12) / groups
+    steps = np.minimum(((logs - logs.min()) / width).astype(np.int64), groups - 1)
+    return np.unique(steps, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def planner(core: Core) -> Planner:

@@ -30,13 +30,17 @@ class Ways(NamedTuple):
     door
         Door of each class, shape (C,); its edges are gate[g]..gate[g+1]−1.
     target
-        Class each edge leads to; −1 for whichever is best.
+        Class each edge leads to; −1 − h for whichever is best of group h.
+    group
+        Group of each class, shape (C,), of so many as `groups`.
     """
 
     own: Ints
     door: Ints
     gate: Ints
     target: Ints
+    group: Ints
+    groups: int
 
 
 class Stock(NamedTuple):
@@ -63,26 +67,29 @@ class Packed(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def reaches(prefix: Floats, source: Ints, earliest: Floats, furthest: Ints, room: Floats, reach: Shorts) -> None:
-    """Fill reach[i, k].
+def reaches(
+    prefix: Floats, source: Ints, earliest: Floats, furthest: Ints, room: Floats, reach: Shorts, holds: Floats
+) -> None:
+    """Fill reach[i, k], and holds[d]: layers a stage of d can have, summed over its starts, along its best edge.
 
     earliest[k, j] is the least prefix + hop over ends ≥ j, furthest[d, i] the last end that memory allows, room[d] the
     cap with its tolerance.
     """
+    holds[:] = 0.0
     n = prefix.shape[1] - 1
     for k in range(len(source)):
         d = source[k]
-        some = False
+        total = 0
         j = 0
         for i in range(n):
             while j + 1 < n and earliest[k, j + 1] <= prefix[d, i] + room[d]:
                 j += 1
             stop = min(j, furthest[d, i])
-            if stop > i:
-                some = True
             reach[i, k] = max(stop, i)
-        if not some:
+            total += max(stop, i) - i
+        if total == 0:
             reach[:, k] = -1
+        holds[d] = max(holds[d], float(total))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -93,7 +100,7 @@ def _least(reach: Shorts, target: Ints, i: int, begin: int, end: int, cost: Floa
         stop = reach[i, k]
         if stop > i:
             e = target[k]
-            least = min(least, cost[stop, e] if e >= 0 else opened[stop])
+            least = min(least, cost[stop, e] if e >= 0 else opened[stop, -1 - e])
     return least
 
 
@@ -107,11 +114,11 @@ def completions(reach: Shorts, ways: Ways, ending: Ints, price: Floats, exact: F
 
     cost[i, d] is the minimum over the positions seen so far (those after the current one) up to i, so that the least
     over a window of ends is its entry at the furthest; at the end it is the minimum over 0 … i. `opened` holds the
-    minimum of cost over all classes.
+    minimum of cost over the classes of each group.
     """
     n, num = cost.shape
     doors = len(ways.gate) - 1
-    opened = np.full(n, INF)
+    opened = np.full((n, ways.groups), INF)
     through = np.empty(doors)
     cost[:] = INF
     for i in range(n - 1, -1, -1):
@@ -124,10 +131,10 @@ def completions(reach: Shorts, ways: Ways, ending: Ints, price: Floats, exact: F
                 least = min(least, through[ways.door[d]])
             exact[i, d] = least + price[d]
         for d in range(num):
-            k = i
+            k, h = i, ways.group[d]
             while k < n and cost[k, d] > exact[i, d]:
                 cost[k, d] = exact[i, d]
-                opened[k] = min(opened[k], exact[i, d])
+                opened[k, h] = min(opened[k, h], exact[i, d])
                 k += 1
 
 
@@ -167,6 +174,8 @@ def cheapest_path(reach: Shorts, ways: Ways, ending: Ints, first: Flags, exact: 
             low = ways.target[k] if ways.target[k] >= 0 else 0
             high = low + 1 if ways.target[k] >= 0 else num
             for e in range(low, high):
+                if ways.target[k] < 0 and ways.group[e] != -1 - ways.target[k]:
+                    continue
                 for j in range(reach[i, k], i, -1):
                     if exact[j, e] < least:
                         least = exact[j, e]

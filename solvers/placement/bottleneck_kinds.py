@@ -112,7 +112,9 @@ def _edges(core: Core, kinds: Kinds, states: IntArray, begins: IntArray) -> Edge
     source = np.concatenate([nexts, begins[leave]]).astype(np.int64)
     hops = fixed[:, None] + slope[:, None] * core.boundary
     prefix = core.prefix[kinds.example[states[source]]]
-    return Edges(kernels.Ways(own, states.astype(np.int64), gate, target), source, earliest_ends(prefix, hops))
+    nothing = np.zeros(len(states), dtype=np.int64)
+    ways = kernels.Ways(own, states.astype(np.int64), gate, target, nothing, 1)
+    return Edges(ways, source, earliest_ends(prefix, hops))
 
 
 def _packing(core: Core, kinds: Kinds, states: IntArray, place: IntArray) -> Planner:
@@ -141,8 +143,6 @@ def _pack(core: Core, kinds: Kinds, kind: IntArray, lengths: IntArray, *, larges
     order = np.argsort(-lengths, kind="stable") if largest_first else np.arange(len(kind))
     for k in order.tolist():
         able = (kinds.of == kind[k]) & (left >= lengths[k])
-        near = [hosts[j] for j in (k - 1, k + 1) if 0 <= j < len(kind) and hosts[j] >= 0]
-        able[near] = False
         choices = np.flatnonzero(able)
         if len(choices) == 0:
             return None

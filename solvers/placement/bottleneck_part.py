@@ -18,6 +18,7 @@ from gpuplan.solvers.placement.bottleneck_caps import (
     CapSpace,
     Incumbent,
     Referee,
+    Rung,
     chosen,
 )
 from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
@@ -27,6 +28,11 @@ from gpuplan.solvers.placement.reduced import restore, restrict
 
 #: Classes from which hops to every follower are too many numbers.
 WIDE = 160
+#: Followers of each class that are told apart there, groups of the others, and how close the bound by them is brought.
+NEAR, GROUPS = 12, 12
+BY_NEAR = Rung(150, 0, 1e-3)
+#: Caps, relative to the bound, whose prices choose devices.
+SLACKS = (0.02, 0.002)
 #: Edges from which a first bound takes the least hop out of each class.
 MANY_EDGES = 150
 
@@ -60,7 +66,7 @@ class Part:
     def whole(self) -> CapSpace:
         """All classes, made when they are needed."""
         if self._whole is None:
-            edges = by_least_hop(self.core) if self.wide else None
+            edges = by_least_hop(self.core, NEAR, GROUPS) if self.wide else None
             self._whole = CapSpace(cap_core(self.core, edges), self.budget, self.best, self.referee)
         self._whole.lower = max(self._whole.lower, self.lower)
         return self._whole
@@ -74,9 +80,10 @@ class Part:
             self.kinds.bound(self.kinds.bounds, FIRST)
             return
         space = self.whole
-        few = self.wide or len(space.core.edges.source) <= MANY_EDGES
-        edges = space.core.edges if few else by_least_hop(self.core)
-        space.bound(CapBounds(space.core, self.budget, edges), FIRST)
+        few = len(space.core.edges.source) <= MANY_EDGES
+        space.bound(space.bounds if few else CapBounds(space.core, self.budget, by_least_hop(self.core)), FIRST)
+        if self.wide:
+            space.bound(space.bounds, FIRST)
 
     def climb(self, truncated: bool) -> None:
         """Close the interval between bound and best plan with truncated searches."""
@@ -98,17 +105,20 @@ class Part:
 
     def _climb_among_few(self, truncated: bool) -> None:
         """Seek plans among the devices of the highest price; what is proven about them alone says nothing here."""
-        bounds = self.whole.bounds
-        near = bounds.cap(min(self.best.value, self.whole.trivial, 1.02 * self.lower))
-        keep = chosen(self.core, bounds.price(near, FIRST.steps).prices)
-        own = Incumbent(self.best.value)
-        few = restrict(self.core, keep)
-        part = Part(few, self.budget, own, _silent)
-        part.proven = self.lower
-        part.bound()
-        part.climb(truncated)
-        if own.path is not None:
-            self.best.offer(own.value, restore(own.path, keep))
+        for slack in SLACKS:
+            if self.settled or self.budget.exhausted():
+                return
+            bounds = self.whole.bounds
+            near = bounds.cap(min(self.best.value, self.whole.trivial, (1.0 + slack) * self.lower))
+            keep = chosen(self.core, bounds.price(near, BY_NEAR.steps).prices)
+            own = Incumbent(self.best.value)
+            part = Part(restrict(self.core, keep), self.budget, own, _silent)
+            part.proven = self.lower
+            part.bound()
+            part.climb(truncated)
+            if own.path is not None:
+                self.best.offer(own.value, restore(own.path, keep))
+            self.whole.bound(bounds, BY_NEAR)
 
 
 def _silent(cap_s: float) -> tuple[float, None, bool]:

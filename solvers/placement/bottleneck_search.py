@@ -94,7 +94,7 @@ class Finding:
     impossible
         Whether it is proven that no plan of two stages or more keeps within the cap.
     exhaustive
-        Whether nothing was left out: what is still open then cannot be settled by a wider search.
+        Whether a wider search cannot prove more: nothing was left out, or complete labels were met.
     """
 
     value: float
@@ -138,7 +138,7 @@ class CapSearch:
             if width is not None and len(labels) > width:
                 whole = False
                 labels = labels.take(np.sort(np.argsort(labels.score, kind="stable")[:width]))
-        return Finding(self.value, self.path, whole and not ended, whole)
+        return Finding(self.value, self.path, whole and not ended, whole or (ended and width is None))
 
     def _try(self, labels: Labels, ends: IntArray) -> None:
         """Make plans of the cheapest complete labels."""

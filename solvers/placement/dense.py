@@ -43,8 +43,8 @@ def solve_dense(
     warm_start
         A plan to start from; one that does not fit the problem is refused.
     latency_second
-        Whether the value and bound of a bottleneck carry the latency as second key (the objective ``throughput``),
-        which is then proven, too; else a short look for a low one has to do.
+        Whether the latency is minimised behind a bottleneck, and its value and bound carry it (objective
+        ``throughput``); without, the bottleneck alone counts.
 
     Returns
     -------

@@ -69,7 +69,7 @@ class Session:
     multipliers
         Lagrange multipliers of the last core solved, to warm-start the next; owned by the large engine.
     second_key
-        Whether the latency behind the least bottleneck is to be proven; else a short look for a low one will do.
+        Whether the latency is minimised behind the least bottleneck.
     engines, notes, asked
         Names of the engines that ran; sentences for the report; queries asked so far.
     """
@@ -124,10 +124,6 @@ class Session:
         if core.max_stages < 2:
             return best
         rest = self._minimise(query, core, min(upper, best.value), hint)
-        if rest.path is None and not rest.proven and math.isinf(min(upper, best.value)) and core.cap is None:
-            from gpuplan.solvers.placement.cheap import last_resort
-
-            rest = last_resort(core, rest, self.budget)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
