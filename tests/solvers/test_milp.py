@@ -109,11 +109,11 @@ def test_other_objectives_equal_brute_force(
 def test_more_problems_equal_brute_force(
     name: str, objective: str, brute_force: ModuleType, instances: ModuleType
 ) -> None:
-    """As above on larger and more problems: with those above over 1,000 for the seven methods."""
+    """As above on larger problems; a thousand small ones of every method are in `test_agreement`."""
     feasible = [
         check(SOLVERS[name](problem), problem, brute_force)
         for problem in instances.random_problems(
-            LATENCY_COUNTS[name] // 2, first_seed=7000, devices=(2, 5), layers=(4, 8), objective=objective
+            LATENCY_COUNTS[name] // 4, first_seed=7000, devices=(2, 5), layers=(4, 8), objective=objective
         )
     ]
     assert sum(feasible) > len(feasible) / 2
