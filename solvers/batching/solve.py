@@ -9,8 +9,11 @@ from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import infeasible, unmet_reasons
 from gpuplan.solvers.batching.registry import batching_names, find_batching
-from gpuplan.solvers.limits import Limits
+from gpuplan.solvers.limits import Limits, refuse_memory
 from gpuplan.solvers.result import Result
+
+#: Bytes a search takes for each request.
+REQUEST_BYTES = 1_000
 
 
 def solve_batching(
@@ -53,7 +56,9 @@ def solve_batching(
         reasons = unmet_reasons(problem)
         if reasons:
             return infeasible(problem, reasons, solver=solver, started=started, seed=seed)
-    return entry.run(problem, limits or Limits(), seed, **options)
+    limits = limits or Limits()
+    refuse_memory("planning batches", float(REQUEST_BYTES * problem.num_requests), limits)
+    return entry.run(problem, limits, seed, **options)
 
 
 def _present(solver: str) -> str:

@@ -20,7 +20,7 @@ from gpuplan.solvers.flow.link_bounds import tightened
 from gpuplan.solvers.flow.parts import part_of
 from gpuplan.solvers.flow.regions import interleaved, links_bind, regions_of, search_regions
 from gpuplan.solvers.flow.registry import FLOW_ENTRIES
-from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.limits import Budget, Limits, refuse_memory
 from gpuplan.solvers.result import Result
 
 #: Solvers by name, with what they are.
@@ -29,6 +29,8 @@ FLOW_SOLVERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 #: Links of a problem that a search lays out at most; larger ones are refused.
 MOST_LINKS = 50_000_000
+#: Bytes a search takes for each pair of nodes.
+PAIR_BYTES = 64.0
 #: Nodes up to which links that bind are searched without compiled code, so that no small problem waits for a compiler.
 SMALL = 8
 #: Efforts of the cover search before links that bind get their turn.
@@ -78,6 +80,7 @@ def solve_flow(
     """
     _check(problem, solver, max_single_share)
     budget = Budget(limits or Limits())
+    refuse_memory("a flow placement", PAIR_BYTES * problem.num_nodes**2, budget.limits)
     incumbent = Incumbent(problem, instance_of(problem), budget)
     if max_single_share is not None:
         incumbent.single_layers = math.floor(max_single_share * problem.num_layers + 1e-9)

@@ -18,6 +18,9 @@ from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Ses
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
+#: Tables by pair of classes, and by class and boundary, that a search holds at once.
+PAIR_TABLES, LAYER_TABLES = 4, 10
+
 
 def solve_dense(
     problem: DensePlacement,
@@ -53,8 +56,8 @@ def solve_dense(
     """
     budget = Budget(limits)
     goal = problem.objective
-    refuse_tables(problem, limits)
     tables = class_tables(problem, with_price=goal.name == "cost")
+    refuse_tables(tables, limits)
     session = Session(tables, engine, budget, Settings(limits.threads), second_key=latency_second)
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)
     outcome = METHODS[goal.name](session, hint)
@@ -74,8 +77,9 @@ def solve_front(
     ``optimal`` when the front is proven complete; ``feasible`` with the points found so far at a limit.
     """
     budget = Budget(limits)
-    refuse_tables(problem, limits)
-    session = Session(class_tables(problem), engine, budget, Settings(limits.threads), SMALL_FRONT_QUERIES)
+    tables = class_tables(problem)
+    refuse_tables(tables, limits)
+    session = Session(tables, engine, budget, Settings(limits.threads), SMALL_FRONT_QUERIES)
     points, proven, infeasible = front_points(session)
     report = make_report(session, seed, budget, engine)
     if points:
@@ -86,12 +90,11 @@ def solve_front(
     return Result("no_solution", None, None, None, None, report)
 
 
-def refuse_tables(problem: DensePlacement, limits: Limits) -> None:
-    """Refuse a problem whose tables by class, were no two devices alike, would pass the memory limit."""
-    if limits.memory_limit_bytes is None:
-        return
-    units, layers = len(problem.latency.hop.unit_latency_s), problem.num_layers + 1
-    refuse_memory("a search", 8.0 * (4 * units * units + 3 * problem.num_devices * layers), limits)
+def refuse_tables(tables: ClassTables, limits: Limits) -> None:
+    """Refuse a problem whose tables by class, not yet made, would pass the memory limit."""
+    classes, layers = tables.num_classes, tables.num_layers + 1
+    what = f"a search over {classes:,} classes of devices"
+    refuse_memory(what, 8.0 * (PAIR_TABLES * classes * classes + LAYER_TABLES * classes * layers), limits)
 
 
 def checked_start(problem: DensePlacement, warm_start: PlacementSolution) -> PlacementSolution:
@@ -150,6 +153,8 @@ def _method(session: Session) -> str:
     """Say what the bound rests on."""
     if session.engines == {"dp"}:
         return "exhaustive search"
+    if session.settings.trace.kind:
+        return session.settings.trace.kind
     return "host and rack quotient" if session.engines == {"quotient"} else "Lagrangian and label search"
 
 

@@ -23,6 +23,7 @@ from gpuplan.solvers.placement.hierarchy.compiling import HIERARCHY
 from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
 from gpuplan.solvers.placement.hierarchy.realise import realise
 from gpuplan.solvers.placement.hierarchy.relaxed import (
+    BYTES_PER_CELL,
     MOST_CELLS,
     Counter,
     Counters,
@@ -102,6 +103,8 @@ class _Quotient:
         self.suggested: list[tuple[Leg, ...]] = []
         self.rows, self.limits = self._constraints()
         self.priced: FloatArray | None = None
+        limit = budget.limits.memory_limit_bytes
+        self.most_cells = MOST_CELLS if limit is None else min(MOST_CELLS, limit / BYTES_PER_CELL)
 
     def run(self) -> CoreOutcome:
         """Refine, price, then search."""
@@ -152,7 +155,7 @@ class _Quotient:
         for _ in range(MOST_ROUNDS):
             counters = Counters(tuple(tried.parts))
             size = cells(self.kinds, tried.track, counters)
-            if size > MOST_CELLS:
+            if size > self.most_cells:
                 break
             if size > LARGE_CELLS and self.suggested and self.priced is None:
                 self._prepare()  # the table takes its time
@@ -245,6 +248,8 @@ class _Quotient:
         assert self.priced is not None
         for count in range(len(tried.parts), 0, -1):
             counters = Counters(tuple(tried.parts[:count]))
+            if cells(self.kinds, tried.track, counters) > self.most_cells:
+                continue
             steps = int(PRICE_CELLS / (cells(self.kinds, tried.track, counters) * cases))
             if steps >= FEW_STEPS and not self._done():
                 self._raise_bound(self.priced, counters, tried.track, min(steps, PRICE_STEPS))

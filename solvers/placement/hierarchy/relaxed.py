@@ -24,6 +24,8 @@ from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
 
 #: Table entries of one programme at most: about 0.3 s and 200 MB.
 MOST_CELLS = 1e7
+#: Bytes of one entry: value, where it came from, its start and its place in a queue.
+BYTES_PER_CELL = 16
 #: Operations between two looks at the clock: about 20 ms.
 CHUNK_CELLS = 1e6
 
