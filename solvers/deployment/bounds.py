@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -20,20 +20,26 @@ from numpy.typing import NDArray
 from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import vectors
+from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.fluid import fluid_prices, fluid_value, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
-from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
+from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed_packing
 from gpuplan.solvers.deployment.pricing import Pricing, Sketch
 from gpuplan.solvers.limits import Budget
 
 Floats = NDArray[np.float64]
 #: Vectors of counts by kind up to which each gets a ceiling.
-MOST_VECTORS: Final = 3000
+MOST_VECTORS: Final = 1100
+#: The same where all devices are of one kind: packing takes far less.
+MOST_ALIKE: Final = 20_000
 #: Rounding of a sum, relatively.
 SLACK: Final = 1e-12
 #: Rounds of sharpening at most.
 ROUNDS: Final = 200
+#: Rounds of sharpening by the packing in fractions at most, and chains looked at for each vector.
+RELAXED_ROUNDS: Final = 2000
+CHAINS: Final = 2
 #: The same where there are more than `FEW` vectors, each round of which takes longer.
 ROUNDS_OF_MANY: Final = 12
 FEW: Final = 300
@@ -47,11 +53,18 @@ class Bound:
     kind: str
     infeasible: bool = False
     sketches: tuple[Sketch, ...] = ()
+    chains: tuple[Chosen, ...] = ()
 
 
 def counts_of_kinds(fleet: Fleet) -> Counts:
     """Return how many devices of each kind there are."""
     return tuple(int(count) for count in np.bincount(fleet.kind_of, minlength=len(fleet.kinds)))
+
+
+def few_vectors(fleet: Fleet) -> bool:
+    """Return whether every vector of counts by kind gets a ceiling."""
+    counts = counts_of_kinds(fleet)
+    return math.prod(count + 1 for count in counts) <= (MOST_ALIKE if len(counts) == 1 else MOST_VECTORS)
 
 
 def bound(
@@ -69,7 +82,7 @@ def bound(
     counts = counts_of_kinds(fleet)
     if budget.exhausted():
         return quick(ceilings, goal, counts)
-    if math.prod(count + 1 for count in counts) > MOST_VECTORS:
+    if not few_vectors(fleet):
         return _by_prices(ceilings, goal, counts, incumbent, budget, known)
     own = packed(ceilings, goal, counts, incumbent, budget)
     if own.value is None and not own.infeasible:
@@ -78,7 +91,7 @@ def bound(
         return own
     other = _by_prices(ceilings, goal, counts, incumbent, budget, known)
     if other.infeasible or (other.value is not None and goal.better(own.value, other.value)):
-        return other
+        return dataclasses.replace(other, chains=own.chains)
     return dataclasses.replace(own, sketches=other.sketches)
 
 
@@ -105,26 +118,76 @@ def _by_prices(
 
 def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:
     """Return the bound of packing ceilings into the devices."""
+    kind = "packing of ceilings per device counts"
     shapes = []
     for vector in vectors(counts):
         if budget.exhausted():  # a ceiling is missing: nothing is proven
             return Bound(None, "none: the limit came first")
         if ceilings.best(vector) > 0.0:
             shapes.append(vector)
-    kind = "packing of ceilings per device counts"
-    value: float | None = None
+    sharp = _Sharpening(ceilings, goal, counts, incumbent, budget)
+    if ceilings.families is not None:
+        shapes = sharp.by_relaxation(shapes)
+    value = None
     for _ in range(ROUNDS if len(shapes) <= FEW else ROUNDS_OF_MANY):
         found = _pack(shapes, ceilings, goal, counts)
         if found is None:
             return Bound(None, kind, infeasible=True)
         value, used = found
-        if (incumbent is not None and _met(goal, value, incumbent)) or budget.exhausted():
+        if sharp.enough(value) or not sharp.refine(used):
             break
-        sharpened = [ceilings.refine(vector) for vector in used]
-        if not any(sharpened):
-            break
-        shapes = [vector for vector in shapes if ceilings.best(vector) > 0.0]
-    return Bound(value, kind)
+        shapes = sharp.alive(shapes)
+    return Bound(value, kind, chains=sharp.chains())
+
+
+@dataclass(slots=True)
+class _Sharpening:
+    """Sharpens the ceilings that a bound is made of."""
+
+    ceilings: Ceilings
+    goal: Goal
+    counts: Counts
+    incumbent: float | None
+    budget: Budget
+    touched: dict[Counts, None] = field(default_factory=dict)
+
+    def by_relaxation(self, shapes: list[Counts]) -> list[Counts]:
+        """Sharpen what the packing in fractions is made of until nothing is left; return the vectors still alive."""
+        values = {shape: self.ceilings.best(shape) for shape in shapes}
+        for _ in range(RELAXED_ROUNDS):
+            found = relaxed_packing(list(values), list(values.values()), self.goal, self.counts)
+            if found is None or self.enough(found[0]) or not self.refine(found[1]):
+                break
+            values.update((shape, self.ceilings.best(shape)) for shape in found[1])
+            values = {shape: value for shape, value in values.items() if value > 0.0}
+        return list(values)
+
+    def enough(self, value: float) -> bool:
+        """Return whether there is no use in a closer bound."""
+        return self.budget.exhausted() or (self.incumbent is not None and _met(self.goal, value, self.incumbent))
+
+    def refine(self, used: Sequence[Counts]) -> bool:
+        """Sharpen the ceilings of `used`; return whether any was left to do."""
+        self.touched.update(dict.fromkeys(used))
+        left = [self.ceilings.refine(vector) for vector in used]
+        return any(left)
+
+    def alive(self, shapes: list[Counts]) -> list[Counts]:
+        """Return the vectors that may still hold a replica."""
+        return [vector for vector in shapes if self.ceilings.best(vector) > 0.0]
+
+    def chains(self) -> tuple[Chosen, ...]:
+        """Return the chains that the ceilings touched come from, those of the last ones first."""
+        families = self.ceilings.families
+        if families is None:
+            return ()
+        found = []
+        for vector in reversed(self.touched):
+            for top in self.ceilings.of(vector)[:CHAINS]:
+                chain = families.chain(vector, top.degree, top.batch) if top.refined else None
+                if chain is not None:
+                    found.append(chain)
+        return tuple(found)
 
 
 def _met(goal: Goal, value: float, incumbent: float) -> bool:

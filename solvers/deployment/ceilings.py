@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.chain import THOROUGH, Slo, sweep
+from gpuplan.solvers.deployment.families import Families
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.units import Units
 
@@ -58,6 +59,8 @@ class Ceilings:
 
     Attributes
     ----------
+    families
+        What sharpens them where there are few vectors; without it chains over every sequence of groups do.
     reached
         The best SLO figures seen among replicas that could fit, for the reasons of an infeasible problem.
     """
@@ -66,6 +69,7 @@ class Ceilings:
     units: Units
     slo: Slo
     tokens: bool
+    families: Families | None = None
     reached: Reached = field(default_factory=Reached)
     _kept: dict[Counts, list[Ceiling]] = field(default_factory=dict)
 
@@ -94,14 +98,19 @@ class Ceilings:
         found = self.of(counts)
         if not found or found[0].refined:
             return False
-        top = found[0]
-        sequences = orders(counts, top.degree, MOST_ORDERS)
-        value = top.value if sequences is None else min(top.value, self._ideal_value(sequences, top))
-        rest = found[1:]
+        top, rest = found[0], found[1:]
+        value, done = self._sharper(counts, top, rest[0].value if rest else 0.0)
         if value > 0.0:
-            rest = [Ceiling(value, top.degree, top.batch, refined=True), *rest]
+            rest = [Ceiling(min(value, top.value), top.degree, top.batch, refined=done), *rest]
         self._kept[counts] = sorted(rest, key=_highest_first)
         return True
+
+    def _sharper(self, counts: Counts, top: Ceiling, enough: float) -> tuple[float, bool]:
+        """Return a lower ceiling, and whether it is as low as it gets; it need not be where it is at most `enough`."""
+        if self.families is not None:
+            return self.families.sharpen(counts, top.degree, top.batch, enough)
+        sequences = orders(counts, top.degree, MOST_ORDERS)
+        return (top.value if sequences is None else self._ideal_value(sequences, top)), True
 
     def _ideal_value(self, sequences: Sequence[tuple[tuple[int, ...], ...]], top: Ceiling) -> float:
         """Return the highest value of ideal chains over groups given by their kinds."""

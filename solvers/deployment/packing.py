@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpuplan.solvers.deployment.goal import Goal
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,3 +121,27 @@ def least_for(table: Table, demand: float, weight: Callable[[Vector], float], ma
     least = weights.min()
     equal = found[weights <= least + EQUAL * abs(least)]
     return int(equal[np.argmax(table.values[equal])])
+
+
+def relaxed_packing(
+    shapes: Sequence[Vector], values: Sequence[float], goal: Goal, counts: Vector
+) -> tuple[float, list[Vector]] | None:
+    """Return the value of the packing in fractions, and the shapes it is made of; None without an answer."""
+    from scipy.optimize import linprog
+
+    if not shapes:
+        return None
+    problem, needs, rates = goal.problem, np.array(shapes, dtype=np.float64), np.array(values)
+    costs = -rates if goal.maximised else np.array([goal.weight(shape) for shape in shapes])
+    scale = 1.0 / float(np.abs(costs).max())
+    most = sum(counts)
+    rows = [*needs.T, np.ones(len(rates)), needs.sum(axis=1)]
+    limits: list[float] = [*counts, problem.max_replicas or most, problem.max_devices or most]
+    if problem.demand_rps is not None:
+        rows.append(-rates / problem.demand_rps)
+        limits.append(-1.0)
+    found: Any = linprog(costs * scale, A_ub=np.array(rows), b_ub=np.array(limits, dtype=np.float64), method="highs")
+    if found.x is None:
+        return None
+    used = [shapes[int(c)] for c in np.flatnonzero(found.x > 1e-9)]
+    return abs(float(found.fun)) / scale, used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gpuplan.solvers.deployment.bounds import MOST_VECTORS, counts_of_kinds, packed
+from gpuplan.solvers.deployment.bounds import counts_of_kinds, few_vectors, packed
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
@@ -59,7 +59,7 @@ def beyond_demand(fleet: Fleet, ceilings: Ceilings, goal: Goal, budget: Budget) 
     assert problem.demand_rps is not None
     counts = counts_of_kinds(fleet)
     free = Goal(fleet, problem.replace(objective="requests", demand_rps=None))
-    if math.prod(count + 1 for count in counts) > MOST_VECTORS:
+    if not few_vectors(fleet):
         return (f"no deployment serves {problem.demand_rps:g} requests/s",)
     most = packed(ceilings, free, counts, None, budget).value
     if most is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.errors import UsageError
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deployment.bounds import Bound, bound
+from gpuplan.solvers.deployment.bounds import Bound, bound, few_vectors
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.chain import Slo
 from gpuplan.solvers.deployment.choice import Market, Pick, with_handicap
@@ -24,10 +24,12 @@ from gpuplan.solvers.deployment.columns import (
     island_makes,
     piece_columns,
 )
+from gpuplan.solvers.deployment.families import Families
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.lattice import Lattice
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
-from gpuplan.solvers.deployment.mixed import sketched_columns
+from gpuplan.solvers.deployment.mixed import chain_columns, sketched_columns
 from gpuplan.solvers.deployment.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
 from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
@@ -45,8 +47,11 @@ SOLVER = "deploy"
 PROOF = 1e-9
 #: Choices made anew at most because a link would be overdrawn.
 LINK_ROUNDS = 3
-#: Share of the time left that candidates may take.
+#: Share of the time left that candidates may take, and that where the bound brings candidates of its own.
 CANDIDATES = 0.5
+FEW_CANDIDATES = 0.3
+#: Share of the time left then that the bound may take.
+BOUND = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +177,15 @@ class _Search:
         self.goal = Goal(self.fleet, problem)
         self.units = Units(self.fleet)
         slo = Slo(problem.ttft_slo_s or math.inf, problem.tpot_slo_s or math.inf)
-        self.ceilings = Ceilings(self.fleet, self.units, slo, problem.objective == "throughput")
+        tokens = problem.objective == "throughput"
+        families = None
+        if len(self.fleet.kinds) > 1 and few_vectors(self.fleet):
+            families = Families(Lattice(self.fleet, self.units), slo, tokens=tokens)
+            families.over = self._over_bound
+        self.ceilings = Ceilings(self.fleet, self.units, slo, tokens, families)
         self.shaper = Shaper(self.units, self.ceilings)
         self.traffic = Traffic(self.fleet, tokens=self.ceilings.tokens)
+        self.bounding = budget
         self.notes: list[str] = []
         self.work = 0
 
@@ -191,23 +202,27 @@ class _Search:
             placed, decision = self._settle(placed, kept, columns, makes)
         self._tell("bound", placed.objective if placed else None, None)
         known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns]
-        proven = bound(self.fleet, self.ceilings, self.goal, placed.objective if placed else None, self.budget, known)
-        if proven.sketches and makes is not None and self.current is None:
+        objective = placed.objective if placed else None
+        self.bounding = self._share(1.0 if self.ceilings.families is None else BOUND)
+        proven = bound(self.fleet, self.ceilings, self.goal, objective, self.bounding, known)
+        if (proven.sketches or proven.chains) and self.current is None:
             placed = self._with_sketches(placed, columns, makes, proven)
         if placed is None:
             return self._without_plan(proven)
         return self._answer(placed, proven, decision)
 
     def _with_sketches(
-        self, placed: Placed | None, columns: list[Column], makes: Sequence[Make], proven: Bound
+        self, placed: Placed | None, columns: list[Column], makes: Sequence[Make] | None, proven: Bound
     ) -> Placed | None:
-        """Choose again with replicas over unequal pieces that the prices ask for; return the better choice."""
-        more = sketched_columns(self.fleet, self.shaper, makes, proven.sketches, self._share())
+        """Choose again with the replicas that the bound is made of; return the better choice."""
+        more = chain_columns(self.fleet, self.shaper, makes, proven.chains, self._share())
+        if makes is not None:
+            more += sketched_columns(self.fleet, self.shaper, makes, proven.sketches, self._share())
         self.work += len(more)
         found = self._choose([*columns, *more], makes) if more else None
         if found is None or (placed is not None and not self.goal.better(found.objective, placed.objective)):
             return placed
-        self.notes.append(f"{len(more)} replicas over unequal pieces that prices of devices ask for")
+        self.notes.append(f"{len(more)} replicas over unequal pieces that the bound asks for")
         return found
 
     def _tell(self, phase: str, objective: float | None, limit: float | None) -> None:
@@ -237,10 +252,15 @@ class _Search:
         islands = ", ".join(f"{len(make.copies)}" for make in makes)
         self.notes.append(f"pieces of islands, {len(makes)} make{'s' if len(makes) != 1 else ''} ({islands} alike)")
 
-    def _share(self) -> Budget:
-        """Return what the candidates may use: half of the time, so that the bound has its own."""
+    def _over_bound(self) -> bool:
+        return self.bounding.exhausted()
+
+    def _share(self, share: float | None = None) -> Budget:
+        """Return what the candidates (or else a `share` of the time left) may use, so that the rest has its own."""
+        if share is None:
+            share = CANDIDATES if self.ceilings.families is None else FEW_CANDIDATES
         remaining = self.budget.remaining_s
-        limit = None if math.isinf(remaining) else CANDIDATES * remaining
+        limit = None if math.isinf(remaining) else share * remaining
         return Budget(dataclasses.replace(self.budget.limits, time_limit_s=limit))
 
     def _market(self, columns: Sequence[Column], makes: Sequence[Make] | None, goal: Goal) -> Market:
