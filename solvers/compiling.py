@@ -26,6 +26,7 @@ from gpuplan.solvers.limits import Budget
 #: Where kernel sets are: module and attribute. What is listed here is compiled ahead.
 SETS: Final = {
     "placement": ("gpuplan.solvers.placement.compiling", "LARGE"),
+    "bottleneck": ("gpuplan.solvers.placement.bottleneck_compiling", "CAPS"),
     "hierarchy": ("gpuplan.solvers.placement.hierarchy.compiling", "HIERARCHY"),
 }
 #: What the compiling process runs, the set's name last; it ends with its parent.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gpuplan.solvers.placement.bottleneck_cheap import CheapCaps
 from gpuplan.solvers.placement.core import Query, make_core, single_stage
 from gpuplan.solvers.placement.evaluate import evaluate
 from gpuplan.solvers.placement.outcome import Outcome, status_of
@@ -27,6 +28,8 @@ TIE = 1e-9
 #: loading the kernels (0.4 s) would be most of a first call.
 ONE_PASS_CELLS = 1e5
 HOST_DEVICES = 8
+#: Steps for a bound where no time was left for any.
+FIRST_STEPS = 12
 #: Prices of a cap, in latencies of the best plan, that start the search for the least latency under it.
 DEAR = 6.0
 
@@ -92,7 +95,13 @@ def _in_one_pass(session: Session) -> bool:
 
 
 def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
-    """Least bottleneck by a search over caps."""
+    """Least bottleneck by a search over caps; what walks in NumPy find where its kernels are not ready in time."""
+    from gpuplan.solvers.placement.bottleneck_compiling import CAPS
+
+    if not CAPS.loaded():
+        cheap = _Meanwhile(session, hint)
+        if not CAPS.prepare(session.budget, cheap.step):
+            return cheap.answer()
     from gpuplan.solvers.placement.bottleneck_caps import Incumbent  # compiles or loads kernels
 
     session.engines.add("labels")
@@ -110,6 +119,56 @@ def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
     search.finish()
     lower = min(search.lower, best.value)
     return Answer(best.value, best.path, lower, lower >= best.value)
+
+
+class _Meanwhile:
+    """What NumPy finds, part by part, while kernels are made ready."""
+
+    def __init__(self, session: Session, hint: ClassPath | None) -> None:
+        self.session = session
+        self.value, self.path = math.inf, hint
+        if hint is not None:
+            self.value = path_bottleneck(session.tables, hint)
+        self.parts: list[CheapCaps] = []
+        self.coming = _parts(session.tables)
+
+    def step(self) -> bool:
+        """Take a step in the part at hand, or begin the next one; False when nothing is left."""
+        if self.parts and self.parts[-1].step():
+            return True
+        following = next(self.coming, None)
+        if following is not None:
+            self._begin(*following)
+        return following is not None
+
+    def answer(self) -> Answer:
+        """Return the best plan and what is proven of all parts."""
+        begun = bool(self.parts) or self.step()
+        for part in self.parts:
+            for _ in range(FIRST_STEPS if part.lower == 0.0 else 0):
+                part.step()
+            if part.path is None and self.path is None:
+                part.fill(self.session.budget)
+            self._offer(part.value, part.path)
+        whole = begun and next(self.coming, None) is None
+        bound = min([self.value, *(part.lower for part in self.parts)]) if whole else 0.0
+        trace = self.session.settings.trace
+        trace.note("the kernels were not ready in time: walks in NumPy answer")
+        trace.proof = "what stages within a cap hold at most"
+        return Answer(self.value, self.path, bound, False)
+
+    def _begin(self, query: Query, micro_batches: int) -> None:
+        tables = self.session.tables
+        alone = single_stage(tables, query, micro_batches)
+        if alone is not None:
+            self._offer(*alone)
+        core = make_core(tables, query, micro_batches)
+        if core.max_stages >= 2:
+            self.parts.append(CheapCaps(core))
+
+    def _offer(self, value: float, path: ClassPath | None) -> None:
+        if path is not None and value < self.value:
+            self.value, self.path = value, path
 
 
 class _Search:
