@@ -24,11 +24,11 @@ def largest_workload(problem: PlacementProblem) -> Workload | None:
     Workload or None
         None when not even one sequence of one prompt token fits, or when that could not be decided.
     """
-    work = problem.workload
-    batch = _largest(work.batch - 1, lambda b: _fits(problem, replace(work, batch=b)))
+    work, fits = problem.workload, _Fits(problem)
+    batch = _largest(work.batch - 1, lambda b: fits(replace(work, batch=b)))
     if batch is not None:
         return replace(work, batch=batch)
-    prompt = _largest(work.prompt_tokens - 1, lambda s: _fits(problem, replace(work, batch=1, prompt_tokens=s)))
+    prompt = _largest(work.prompt_tokens - 1, lambda s: fits(replace(work, batch=1, prompt_tokens=s)))
     return None if prompt is None else replace(work, batch=1, prompt_tokens=prompt)
 
 
@@ -47,13 +47,22 @@ def would_fit(problem: PlacementProblem) -> str | None:
     return f"a batch of {best.batch} with a prompt of {best.prompt_tokens:,} tokens would fit"
 
 
-def _fits(problem: PlacementProblem, workload: Workload) -> bool:
-    changed = problem.replace(workload=workload)
-    if problem.single_devices:
-        return bool(Packing(changed.dense()).fits())
-    from gpuplan.solvers.placement.groups.fit import groups_fit
+class _Fits:
+    """Whether a workload fits; what only depends on routes is made once."""
 
-    return groups_fit(changed)
+    def __init__(self, problem: PlacementProblem) -> None:
+        self.problem = problem
+        self.first: Packing | None = None
+
+    def __call__(self, workload: Workload) -> bool:
+        changed = self.problem.replace(workload=workload)
+        if self.problem.single_devices:
+            packing = Packing(changed.dense(), self.first)
+            self.first = self.first or packing
+            return bool(packing.fits())
+        from gpuplan.solvers.placement.groups.fit import groups_fit
+
+        return groups_fit(changed)
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int | None:

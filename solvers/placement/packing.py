@@ -12,6 +12,7 @@ try (a plan found is a proof) and relaxations that no plan can beat (`quick`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,10 +57,10 @@ class _Lattice:
         states = np.arange(self.size)
         digits = [states // stride % (count + 1) for stride, count in zip(self.strides, self.counts, strict=True)]
         total = np.sum(digits, axis=0)
-        return [
-            [(c, states[(total == level) & (digit > 0)]) for c, digit in enumerate(digits)]
-            for level in range(1, sum(self.counts) + 1)
-        ]
+        order = np.argsort(total, kind="stable")
+        ends = np.cumsum(np.bincount(total, minlength=sum(self.counts) + 1)).tolist()
+        levels = [order[start:stop] for start, stop in itertools.pairwise(ends)]
+        return [[(c, level[digit[level] > 0]) for c, digit in enumerate(digits)] for level in levels]
 
 
 class Packing:
