@@ -54,12 +54,15 @@ class Log:
     optimal, infeasible
         Whether it ended with that proof.
     cut
-        Whether it was interrupted or killed from outside.
+        Whether it was interrupted or killed at its limit.
+    code
+        Its exit code where it ended by itself: −n when signal n killed it.
     """
 
     def __init__(self) -> None:
         self.bound = -math.inf
         self.optimal = self.infeasible = self.cut = False
+        self.code: int | None = None
         self.last = ""
 
     def read(self, line: str) -> None:
@@ -77,6 +80,19 @@ class Log:
         found = _LOWER.search(line)
         if found:  # printed with three digits behind the point
             self.bound = max(self.bound, float(found[1]) - 5e-4)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a signal that was not ours killed it."""
+        return self.code is not None and self.code < 0
+
+    def failure(self) -> str:
+        """Say how it ended without an answer."""
+        how = "ended without an answer" + ("" if self.code is None else f" (exit code {self.code})")
+        if self.broken:
+            assert self.code is not None
+            how = f"crashed (signal {-self.code})"
+        return f"CBC {how}: " + (f"its last words were {self.last[:80]!r}" if self.last else "it printed nothing")
 
     def _raise(self, bound: float, lost: float) -> None:
         if abs(bound) < 1e40:
@@ -168,6 +184,9 @@ def _run(
                     on_improvement(None, log.bound)
         else:
             log.cut = True
+        if not log.cut:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                log.code = process.wait(1.0)
     finally:
         process.kill()
         process.wait()
@@ -188,10 +207,9 @@ def _answer(model: LinearModel, log: Log, path: Path, names: dict[str, int]) -> 
         return LinearAnswer("infeasible", None, math.inf)
     x = _point(model, path, names)
     if x is None:
-        ended = log.cut or log.optimal or math.isfinite(log.bound)
-        said = f"its last words were {log.last[:80]!r}" if log.last else "it printed nothing"
-        note = "CBC found no solution within its limit" if ended else f"CBC ended without an answer: {said}"
-        return LinearAnswer("no_solution" if ended else "failed", None, log.bound, note)
+        if not log.broken and (log.cut or log.optimal or math.isfinite(log.bound)):
+            return LinearAnswer("no_solution", None, log.bound, "CBC found no solution within its limit")
+        return LinearAnswer("failed", None, log.bound, log.failure())
     value = model.value(x)
     if log.optimal:
         return LinearAnswer("optimal", x, value)

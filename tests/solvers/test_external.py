@@ -321,13 +321,22 @@ def test_cbc_that_prints_garbage_has_failed(tmp_path: Path) -> None:
     model = linear_model(*knapsack(4))
     answer = cbc.solve(model, 10.0, command=fake_cbc(tmp_path, "print('?!')"))
     assert (answer.status, answer.x, answer.bound) == ("failed", None, -math.inf)
-    assert answer.note == "CBC ended without an answer: its last words were '?!'"
+    assert answer.note == "CBC ended without an answer (exit code 0): its last words were '?!'"
 
 
 def test_cbc_that_says_nothing_has_failed(tmp_path: Path) -> None:
     """A silent crash is told as such."""
     answer = cbc.solve(linear_model(*knapsack(4)), 10.0, command=fake_cbc(tmp_path, "os.abort()"))
-    assert (answer.status, answer.note) == ("failed", "CBC ended without an answer: it printed nothing")
+    assert (answer.status, answer.note) == ("failed", "CBC crashed (signal 6): it printed nothing")
+
+
+def test_cbc_killed_after_a_bound_has_failed_and_leaves_it(tmp_path: Path) -> None:
+    """Killed from outside (by a system out of memory, say) it did not reach its limit; the bound it proved holds."""
+    text = "print('Continuous objective value is -50 - 0.00 seconds', flush=True); os.kill(os.getpid(), 9)"
+    answer = cbc.solve(linear_model(*knapsack(4)), 10.0, command=fake_cbc(tmp_path, text))
+    assert (answer.status, answer.x) == ("failed", None)
+    assert -50.01 < answer.bound < -50.0
+    assert answer.note.startswith("CBC crashed (signal 9): its last words were 'Continuous objective")
 
 
 def test_cbc_that_hangs_leaves_its_bound(tmp_path: Path) -> None:
