@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -421,3 +422,59 @@ def test_a_cancel_hands_back_the_best_so_far(engine: str) -> None:
     )
     assert answer.status in ("feasible", "no_solution")
     assert linear.best_of(model, answer, start).status == "feasible"
+
+
+# ------------------------------------------------------------------------------------- libraries in one process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["highs", "cp-sat"])
+def test_the_order_in_which_libraries_load_does_not_matter(first: str) -> None:
+    """SciPy's HiGHS and OR-Tools meet in a process of a user's own making: both answer, whichever came first.
+
+    min −x − 2y with x + y ≤ 3.5 and whole 0 ≤ x, y ≤ 2 is −5 at (1, 2).
+    """
+    code = """
+import subprocess
+import sys
+import numpy as np
+from gpuplan.solvers.external.linear import solve_milp
+from gpuplan.solvers.placement.constraint import import_cp_model
+
+def by_highs():
+    print(solve_milp([-1, -2], [[1, 1]], -np.inf, 3.5, 1, (0, 2), None)[1].tolist())
+
+def by_cp_sat():
+    cp = import_cp_model()
+    model, solver = cp.CpModel(), cp.CpSolver()
+    x, y = model.new_int_var(0, 2, "x"), model.new_int_var(0, 2, "y")
+    model.add(2 * x + 2 * y <= 7)
+    model.maximize(x + 2 * y)
+    solver.solve(model)
+    print([float(solver.value(x)), float(solver.value(y))])
+
+calls = [by_highs, by_cp_sat] if sys.argv[1] == "highs" else [by_cp_sat, by_highs]
+for call in calls * 2:
+    call()
+"""
+    done = subprocess.run([sys.executable, "-c", code, first], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[1.0, 2.0]"] * 4
+
+
+def test_the_python_api_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Searches that finish by HiGHS in this process, or in one of its own, leave stdout alone, C code included."""
+    from gpuplan import load_model, load_topology
+    from gpuplan.profiles import PlacementProblem
+    from gpuplan.profiles.problems.deployment import DeploymentProblem
+    from gpuplan.solvers import deploy, solve
+
+    c, A, lb, ub, whole, bounds = knapsack(24, 6, 1)
+    for isolated in (False, True):
+        assert solve_milp(c, A, lb, ub, whole, bounds, 5.0, isolated=isolated)[0] == "optimal"
+    model, topology = load_model("llama-3.1-8b"), load_topology("8xl4")
+    problem = PlacementProblem(model, topology)
+    for solver in ("auto", "labels", "milp-blocks"):
+        assert solve(problem, solver=solver, time_limit_s=20.0).plan is not None
+    assert deploy(DeploymentProblem(model, topology), time_limit_s=20.0).plan is not None
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
