@@ -94,7 +94,7 @@ def _without_plan(problem: PlacementProblem, run: Search, output: Output) -> int
     from gpuplan.solvers.placement.explain_fit import would_fit
 
     if run.result.status == "infeasible":
-        run.add_reason(would_fit(problem))
+        run.add_reason(would_fit(problem, run.seconds_to_explain))
     output.document(failure_document(run.result))
     return run.exit_code()
 

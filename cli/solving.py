@@ -26,6 +26,12 @@ class Search:
         self.interrupted = interrupted
         self._options = options
 
+    @property
+    def seconds_to_explain(self) -> float:
+        """Return how long an explanation may take: what the search left of its time, a twentieth of it at least."""
+        limit = self._options.time_limit
+        return max(limit - self.result.report.wall_time_s, 0.05 * limit)
+
     def add_reason(self, sentence: str | None) -> None:
         """Add what is known beside the solver's own reasons."""
         if sentence is not None:

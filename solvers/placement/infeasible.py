@@ -105,6 +105,9 @@ def shortages(problem: DensePlacement) -> tuple[Shortage, ...]:
         fewest = Packing(single).fewest_devices()
         if fewest:
             return (_micro_batches(fewest), *_remedies(problem, packing))
+        limit = _too_few(problem) if fewest is None else None
+        if limit is not None:
+            return (*(_memory(single) or [limit]), *_remedies(problem, packing))
         return (*_reasons(single), *_remedies(problem, packing))
     return (*_reasons(problem), *_remedies(problem, packing))
 
@@ -214,14 +217,17 @@ def _total(problem: DensePlacement) -> Shortage | None:
 
 def _rules(problem: DensePlacement) -> list[Shortage]:
     """Find the rules without which a plan fits; the total is enough, so if none: the loss of packing."""
-    found = [reason for rule in (_routes, _marked) if (reason := rule(problem)) is not None]
+    found = [reason for rule in (_too_few, _routes, _marked) if (reason := rule(problem)) is not None]
     if found:
         return found
     if Packing(without(problem, limit=True, marks=True, routes=True)).fits():
-        sentence = (
-            "a plan would fit without the device limit, the missing routes and the layers every stage must hold one "
-            "of, but dropping one of these rules alone is not enough"
-        )
+        rules = [
+            *(["the device limit"] if problem.max_devices is not None else []),
+            *(["missing routes"] if not all(part.complete for part in Packing(problem).components) else []),
+            *(["the layers every stage must hold one of"] if problem.must_hold is not None else []),
+        ]
+        named = f"{', '.join(rules[:-1])} and {rules[-1]}" if len(rules) > 1 else "the rules"
+        sentence = f"a plan would fit without {named}, but dropping one of these alone is not enough"
         return [Shortage("rules", sentence)]
     allowed = most_devices(problem)
     room = np.sort(np.maximum(_room(problem), 0.0))[::-1]
@@ -247,6 +253,14 @@ def _device_limit(problem: DensePlacement) -> Shortage | None:
         return None
     sentence = f"the model needs {fewest} devices at least, and the device limit is {problem.max_devices}"
     return Shortage("devices", sentence, float(fewest))
+
+
+def _too_few(problem: DensePlacement) -> Shortage | None:
+    """Find that the device limit stands in the way where the fewest devices are not known."""
+    if problem.max_devices is None or not Packing(without(problem, limit=True)).fits():
+        return None
+    sentence = f"the device limit of {problem.max_devices} stands in the way: on more devices the model fits"
+    return Shortage("devices", sentence, float(problem.max_devices + 1))
 
 
 def _routes(problem: DensePlacement) -> Shortage | None:

@@ -10,6 +10,7 @@ import pytest
 
 from gpuplan.profiles.problems.hops import unit_hops
 from gpuplan.profiles.problems.placement import DensePlacement, Timing
+from gpuplan.solvers.placement import explain_fit
 from gpuplan.solvers.placement.infeasible import (
     LargestFit,
     Shortage,
@@ -358,3 +359,24 @@ def test_helpers_return_none_when_nothing_helps(instances: ModuleType) -> None:
     problem = instances.make_problem(np.ones((2, 3)), 10, 5, must_hold=np.zeros(3, dtype=bool))
     assert more_on_each(problem) is None
     assert more_on_one(problem) is None
+
+
+def test_a_device_limit_among_unlike_devices_is_named_alone(instances: ModuleType) -> None:
+    """1,024 devices of their own sizes each hold one layer of 60 bytes; 99 of them cannot hold 100 layers.
+
+    The 99 largest have room enough in total, and too many combinations to count the fewest: the limit is the reason,
+    and no rule that the problem does not have is blamed beside it.
+    """
+    rooms = np.floor(np.random.default_rng(3).uniform(70.0, 115.0, 1024))
+    found = by_kind(large_problem(instances, rooms, np.full(100, 60.0), max_devices=99))
+    assert set(found) == {"devices"}
+    assert found["devices"].sentence == "the device limit of 99 stands in the way: on more devices the model fits"
+
+
+def test_what_would_fit_keeps_to_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of time, the largest number known to fit is the answer, or none where not even 1 was tried."""
+    now = iter([0.0, 0.5, 0.9, 2.0, 3.0])
+    monkeypatch.setattr(explain_fit.time, "monotonic", lambda: next(now))
+    # Of 1..15 those up to 11 fit: 1 is tried at 0 s, 8 at 0.5 s, 12 (too many) at 0.9 s; 2 s is past the second given.
+    assert explain_fit._largest(15, lambda number: number <= 11, 1.0) == 8
+    assert explain_fit._largest(15, lambda number: True, 1.0) is None
