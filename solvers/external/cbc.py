@@ -31,6 +31,7 @@ GRACE_S = 0.5
 _POSSIBLE = re.compile(r"best possible (-?[0-9.]+(?:e[+-]?[0-9]+)?)")
 _CONTINUOUS = re.compile(r"Continuous objective value is (-?[0-9.]+(?:e[+-]?[0-9]+)?)")
 _LOWER = re.compile(r"^Lower bound:\s*(-?[0-9.]+(?:e[+-]?[0-9]+)?)")
+_EITHER = "Pre-processing says infeasible or unbounded"
 _INFEASIBLE = re.compile(r"^(?:Result - )?(?:Problem proven|Problem is|Linear relaxation) infeasible")
 
 
@@ -53,6 +54,8 @@ class Log:
         Proven lower bound, −inf where none was printed.
     optimal, infeasible
         Whether it ended with that proof.
+    either
+        Whether it ended with a proof that there is no point, or that the cost falls without end.
     cut
         Whether it was interrupted or killed at its limit.
     code
@@ -61,7 +64,7 @@ class Log:
 
     def __init__(self) -> None:
         self.bound = -math.inf
-        self.optimal = self.infeasible = self.cut = False
+        self.optimal = self.infeasible = self.either = self.cut = False
         self.code: int | None = None
         self.last = ""
 
@@ -73,6 +76,8 @@ class Log:
             self.optimal = True
         if _INFEASIBLE.search(line):
             self.infeasible = True
+        if line.startswith(_EITHER):
+            self.either = True
         for pattern, lost in ((_POSSIBLE, 1e-9), (_CONTINUOUS, 1e-5)):
             found = pattern.search(line)
             if found:
@@ -203,7 +208,7 @@ def _read(stream: Any, lines: queue.Queue[str | None]) -> None:
 
 
 def _answer(model: LinearModel, log: Log, path: Path, names: dict[str, int]) -> LinearAnswer:
-    if log.infeasible and not log.optimal:
+    if (log.infeasible or (log.either and _bounded(model))) and not log.optimal:
         return LinearAnswer("infeasible", None, math.inf)
     x = _point(model, path, names)
     if x is None:
@@ -214,6 +219,12 @@ def _answer(model: LinearModel, log: Log, path: Path, names: dict[str, int]) -> 
     if log.optimal:
         return LinearAnswer("optimal", x, value)
     return LinearAnswer("feasible", x, min(log.bound, value), "CBC stopped at its limit")
+
+
+def _bounded(model: LinearModel) -> bool:
+    """Return whether no point costs less than some number: each cost pulls towards an end that there is."""
+    ends = np.where(model.cost > 0.0, model.lower, np.where(model.cost < 0.0, model.upper, 0.0))
+    return bool(np.isfinite(ends).all())
 
 
 def _point(model: LinearModel, path: Path, names: dict[str, int]) -> FloatArray | None:

@@ -393,6 +393,15 @@ def test_logged_bounds_are_rounded_to_the_safe_side() -> None:
         assert said.infeasible
 
 
+def test_infeasible_or_unbounded_is_infeasible_where_costs_have_an_end(tmp_path: Path) -> None:
+    """CBC's presolve does not say which; costs that no point can bring below some number leave one."""
+    words = fake_cbc(tmp_path, "print('Pre-processing says infeasible or unbounded')")
+    ended = linear_model([1.0], [[1.0]], 1.0, 2.0, 1.0, (0.0, 3.0))
+    endless = linear_model([-1.0], [[1.0]], 1.0, np.inf, 1.0, (0.0, np.inf))
+    assert cbc.solve(ended, 10.0, command=words).status == "infeasible"
+    assert cbc.solve(endless, 10.0, command=words).status == "failed"
+
+
 @pytest.mark.parametrize("engine", ["highs", "cbc"])
 def test_bounds_at_a_limit_are_on_the_valid_side(engine: str) -> None:
     """Stopped after 0.7 s, no bound is above the optimum of the same model run to its end."""
