@@ -7,7 +7,7 @@ grows with the number of stages splits the plans by stage count, each part with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ def path_bottleneck(tables: ClassTables, path: ClassPath) -> float:
 
 def minimise_bottleneck(session: Session, hint: ClassPath | None) -> Outcome:
     """Least bottleneck; with a second key then the least latency at that bottleneck (1e-9 relative)."""
-    least = session.ask(Query(bottleneck=True)) if _in_one_pass(session) else _by_caps(session, hint)
+    least = session.ask(Query(bottleneck=True)) if _in_one_pass(session) else by_caps(session, hint)
     if least.path is None:
         return Outcome(status_of(least), None, None)
     if not least.proven:
@@ -94,21 +94,28 @@ def _in_one_pass(session: Session) -> bool:
     return session.engine == "dp" or cells(make_core(session.tables, Query(), 1)) <= most
 
 
-def _by_caps(session: Session, hint: ClassPath | None) -> Answer:
-    """Least bottleneck by a search over caps; what walks in NumPy find where its kernels are not ready in time."""
+def by_caps(session: Session, hint: ClassPath | None, sources: Sources | None = None) -> Answer:
+    """Least bottleneck by a search over caps; what walks in NumPy find where its kernels are not ready in time.
+
+    `sources` makes the parts to search where they are not those of the session's own classes.
+    """
     from gpuplan.solvers.placement.bottleneck_compiling import CAPS
 
     if not CAPS.loaded():
         cheap = _Meanwhile(session, hint)
         if not CAPS.prepare(session.budget, cheap.step):
             return cheap.answer()
-    from gpuplan.solvers.placement.bottleneck_caps import Incumbent  # compiles or loads kernels
+    from gpuplan.solvers.placement.bottleneck_caps import Incumbent
 
     session.engines.add("labels")
     best = Incumbent()
     if hint is not None:
         best.offer(path_bottleneck(session.tables, hint), hint)
-    search = _Search(session, best)
+    for part, micro_batches in parts_of(session.tables):
+        alone = single_stage(session.tables, part, micro_batches)
+        if alone is not None:
+            best.offer(*alone)
+    search = _Search(session, best, (sources or _own_parts)(session, best))
     search.close()
     if best.path is None and search.lower < math.inf:
         start = session.ask(Query(time_weight=0.0, any_plan=True))
@@ -130,7 +137,7 @@ class _Meanwhile:
         if hint is not None:
             self.value = path_bottleneck(session.tables, hint)
         self.parts: list[CheapCaps] = []
-        self.coming = _parts(session.tables)
+        self.coming = parts_of(session.tables)
 
     def step(self) -> bool:
         """Take a step in the part at hand, or begin the next one; False when nothing is left."""
@@ -171,22 +178,38 @@ class _Meanwhile:
             self.value, self.path = value, path
 
 
+#: Makes the parts that together hold all plans of two stages or more.
+Sources = Callable[["Session", "Incumbent"], "list[Part]"]
+
+
+def _own_parts(session: Session, best: Incumbent) -> list[Part]:
+    """One part per stage count where memory grows with it, else one."""
+    from gpuplan.solvers.placement.bottleneck_part import Part
+
+    cores = [(part, make_core(session.tables, part, count)) for part, count in parts_of(session.tables)]
+    return [
+        Part(core, session.budget, best, referee(session, part, best)) for part, core in cores if core.max_stages >= 2
+    ]
+
+
+def referee(session: Session, part: Query, best: Incumbent) -> Referee:
+    """Return what has the general engine settle a cap."""
+
+    def ask(cap_s: float) -> tuple[float, ClassPath | None, bool]:
+        query = replace(part, bottleneck=False, time_weight=0.0, cap_s=cap_s, any_plan=True)
+        answer = session.ask(query, hint=best.path)
+        if answer.path is None:
+            return math.inf, None, answer.infeasible
+        return path_bottleneck(session.tables, answer.path), answer.path, False
+
+    return ask
+
+
 class _Search:
-    """The search over caps in every part of the plans: stage counts with memory of their own, or one part."""
+    """The search over caps in every part of the plans."""
 
-    def __init__(self, session: Session, best: Incumbent) -> None:
-        from gpuplan.solvers.placement.bottleneck_part import Part
-
-        self.session, self.best = session, best
-        tables, budget = session.tables, session.budget
-        self.spaces: list[Part] = []
-        for part, micro_batches in _parts(tables):
-            alone = single_stage(tables, part, micro_batches)
-            if alone is not None:
-                best.offer(*alone)
-            core = make_core(tables, part, micro_batches)
-            if core.max_stages >= 2:
-                self.spaces.append(Part(core, budget, best, self._referee(part)))
+    def __init__(self, session: Session, best: Incumbent, spaces: list[Part]) -> None:
+        self.session, self.best, self.spaces = session, best, spaces
 
     @property
     def lower(self) -> float:
@@ -215,18 +238,8 @@ class _Search:
     def _by_bound(self) -> list[Part]:
         return sorted(self.spaces, key=lambda space: space.lower)
 
-    def _referee(self, part: Query) -> Referee:
-        def ask(cap_s: float) -> tuple[float, ClassPath | None, bool]:
-            query = replace(part, bottleneck=False, time_weight=0.0, cap_s=cap_s, any_plan=True)
-            answer = self.session.ask(query, hint=self.best.path)
-            if answer.path is None:
-                return math.inf, None, answer.infeasible
-            return path_bottleneck(self.session.tables, answer.path), answer.path, False
 
-        return ask
-
-
-def _parts(tables: ClassTables) -> Iterator[tuple[Query, int]]:
+def parts_of(tables: ClassTables) -> Iterator[tuple[Query, int]]:
     """One part per stage count where memory grows with it; a plan of fewer stages needs less than its part allows."""
     micro_batches, query = tables.problem.micro_batches, Query(bottleneck=True)
     if micro_batches != "stages":

@@ -74,12 +74,12 @@ class Incumbent:
         return True
 
 
-def chosen(core: Core, prices: FloatArray) -> NDArray[np.int64]:
-    """Return the `CHOSEN` classes of the highest price, twins after their predecessors."""
-    order = np.lexsort((core.prefix[:, -1], -prices[:-1]))
+def chosen(core: Core, entry: FloatArray) -> NDArray[np.int64]:
+    """Return the `CHOSEN` classes whose stages pay most, twins after their predecessors."""
+    order = np.lexsort((core.prefix[:, -1], -entry))
     keep = np.zeros(core.num_classes, dtype=np.bool_)
     keep[order[:CHOSEN]] = True
-    for c in range(core.num_classes):  # predecessors come first
+    for c in range(core.num_classes if core.modes is None else 0):  # predecessors come first
         keep[c] &= core.pred[c] < 0 or keep[core.pred[c]]
     return np.flatnonzero(keep)
 
@@ -97,10 +97,14 @@ class CapSpace:
 
     referee
         What settles caps that the search leaves open for another reason than its width.
+    eager
+        Whether the referee is asked as soon as a search ends in a cap without a plan, however narrow it was.
     """
 
-    def __init__(self, core: CapCore, budget: Budget, best: Incumbent, referee: Referee) -> None:
-        self.core, self.budget, self.best, self.referee = core, budget, best, referee
+    def __init__(
+        self, core: CapCore, budget: Budget, best: Incumbent, referee: Referee, *, eager: bool = False
+    ) -> None:
+        self.core, self.budget, self.best, self.referee, self.eager = core, budget, best, referee, eager
         self.trivial = core.highest
         self.lower = 0.0
         self.tried = math.inf  # last cap asked for because it was just below the best plan
@@ -230,6 +234,9 @@ class CapSpace:
     def _search(self, cap: Cap, priced: Priced, rung: Rung, goal: float) -> None:
         """Search the plans within a cap, as far as the rung allows."""
         if self._settles(cap, priced, rung.width, goal, self.core.first, strict=True):
+            return
+        if self.eager and rung is not LADDER[0] and not self.budget.exhausted():
+            self._ask_referee(cap.cap_s)
             return
         if rung.width is not None:
             return

@@ -19,6 +19,8 @@ from gpuplan.solvers.placement.core import Core, trivial_upper
 from gpuplan.solvers.placement.modes import Modes
 from gpuplan.solvers.placement.tables import ClassPath
 
+#: Turns a path over the classes of a core into a path of a plan of the same value, or None where that fails.
+Realise = Callable[[ClassPath], ClassPath | None]
 #: Makes the best plan of stages on these classes in this order: (bottleneck, path), or None.
 Planner = Callable[[IntArray], tuple[float, ClassPath] | None]
 
@@ -78,7 +80,7 @@ class CapCore:
         return int(self.prefix.shape[1]) - 1
 
 
-def cap_core(core: Core, edges: Edges | None = None) -> CapCore:
+def cap_core(core: Core, edges: Edges | None = None, realise: Realise | None = None) -> CapCore:
     """Return a core of the cycle's numbers as the search over caps reads it; `edges` other than all are for bounds."""
     return CapCore(
         core.prefix,
@@ -90,7 +92,7 @@ def cap_core(core: Core, edges: Edges | None = None) -> CapCore:
         core.max_stages,
         trivial_upper(core),
         edges_between(core) if edges is None else edges,
-        planner(core),
+        planner(core, realise),
     )
 
 
@@ -163,7 +165,7 @@ def groups_by_speed(whole: FloatArray, groups: int) -> IntArray:
     return np.unique(steps, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def planner(core: Core) -> Planner:
+def planner(core: Core, realise: Realise | None = None) -> Planner:
     """Return the exact programme over an order of classes: the least bottleneck of stages on them."""
 
     def plan(sequence: IntArray) -> tuple[float, ClassPath] | None:
@@ -184,6 +186,7 @@ def planner(core: Core) -> Planner:
             return None
         starts = [0, *stops[:-1].tolist()]
         path = tuple((int(c), a, int(b)) for c, a, b in zip(sequence, starts, stops, strict=True))
-        return float(value), path
+        real = path if realise is None else realise(path)
+        return None if real is None else (float(value), real)
 
     return plan

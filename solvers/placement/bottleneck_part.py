@@ -7,6 +7,7 @@ these are too many to link every pair, a bound by hops of less detail and plans 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
@@ -21,10 +22,12 @@ from gpuplan.solvers.placement.bottleneck_caps import (
     Rung,
     chosen,
 )
-from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
+from gpuplan.solvers.placement.bottleneck_core import Realise, by_least_hop, cap_core
 from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
+from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core
 from gpuplan.solvers.placement.reduced import restore, restrict
+from gpuplan.solvers.placement.tables import ClassPath
 
 #: Classes from which hops to every follower are too many numbers.
 WIDE = 160
@@ -38,10 +41,23 @@ MANY_EDGES = 150
 
 
 class Part:
-    """Plans of two stages or more of one core; `best` is shared with other parts, `lower` is proven."""
+    """Plans of two stages or more of one core; `best` is shared with other parts, `lower` is proven.
 
-    def __init__(self, core: Core, budget: Budget, best: Incumbent, referee: Referee) -> None:
-        self.core, self.budget, self.best, self.referee = core, budget, best, referee
+    `realise` turns a path of the core into that of a plan, where the two differ; `eager`: see `CapSpace`.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        budget: Budget,
+        best: Incumbent,
+        referee: Referee,
+        realise: Realise | None = None,
+        *,
+        eager: bool = False,
+    ) -> None:
+        self.core, self.budget, self.best, self.referee, self.realise = core, budget, best, referee, realise
+        self.eager = eager
         self.kinds: CapSpace | None = None
         kinds = kinds_core(core)
         if kinds is not None:
@@ -67,7 +83,8 @@ class Part:
         """All classes, made when they are needed."""
         if self._whole is None:
             edges = by_least_hop(self.core, NEAR, GROUPS) if self.wide else None
-            self._whole = CapSpace(cap_core(self.core, edges), self.budget, self.best, self.referee)
+            core = cap_core(self.core, edges, self.realise)
+            self._whole = CapSpace(core, self.budget, self.best, self.referee, eager=self.eager)
         self._whole.lower = max(self._whole.lower, self.lower)
         return self._whole
 
@@ -96,7 +113,7 @@ class Part:
         if self.wide:
             self._climb_among_few(truncated)
         else:
-            self.whole.climb(TRUNCATED if truncated else LADDER)
+            self.whole.climb(SHORT_LADDER if self.eager else TRUNCATED if truncated else LADDER)
 
     def finish(self) -> None:
         """Search without truncation until nothing is left."""
@@ -110,15 +127,27 @@ class Part:
                 return
             bounds = self.whole.bounds
             near = bounds.cap(min(self.best.value, self.whole.trivial, (1.0 + slack) * self.lower))
-            keep = chosen(self.core, bounds.price(near, BY_NEAR.steps).prices)
+            keep = chosen(self.core, bounds.price(near, BY_NEAR.steps).entry)
             own = Incumbent(self.best.value)
-            part = Part(restrict(self.core, keep), self.budget, own, _silent)
+            few = restrict(self.core, keep)
+            if self.core.modes is not None:
+                few = replace(few, modes=self.core.modes.of_classes(keep))
+            part = Part(few, self.budget, own, _silent, self._of_all(keep))
             part.proven = self.lower
             part.bound()
             part.climb(truncated)
             if own.path is not None:
-                self.best.offer(own.value, restore(own.path, keep))
+                self.best.offer(own.value, own.path)
             self.whole.bound(bounds, BY_NEAR)
+
+    def _of_all(self, keep: IntArray) -> Realise:
+        """Return what puts a path over some classes into all of them."""
+
+        def realise(path: ClassPath) -> ClassPath | None:
+            whole = restore(path, keep)
+            return whole if self.realise is None else self.realise(whole)
+
+        return realise
 
 
 def _silent(cap_s: float) -> tuple[float, None, bool]:

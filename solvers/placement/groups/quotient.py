@@ -113,11 +113,11 @@ class Block:
         answer = self.free.ask(part, upper)
         if answer.path is None:
             return answer
-        path = self._realised(answer.path)
+        path = self.realised(answer.path)
         if path is not None:
             return replace(answer, path=path, by_count=())
         second = self.strict.ask(part, upper)
-        path = None if second.path is None else self._realised(second.path)
+        path = None if second.path is None else self.realised(second.path)
         bound = answer.bound if not query.any_plan else -math.inf
         if path is None:
             return Answer(math.inf, None, bound, False)
@@ -219,7 +219,7 @@ class Block:
             return None
         return self.kinds.place[group[0], a.degree], self.kinds.place[group[1], b.degree]
 
-    def _realised(self, path: ClassPath) -> ClassPath | None:
+    def realised(self, path: ClassPath) -> ClassPath | None:
         """Put the runs of a path on islands, or None where they do not fit."""
         runs: list[Run] = []
         of_stage: list[int] = []
