@@ -27,6 +27,8 @@ from gpuplan.solvers.limits import Budget
 SETS: Final = {
     "placement": ("gpuplan.solvers.placement.compiling", "LARGE"),
     "bottleneck": ("gpuplan.solvers.placement.bottleneck_compiling", "CAPS"),
+    "batching": ("gpuplan.solvers.batching.compiling", "MOVES"),
+    "flow": ("gpuplan.solvers.flow.compiling", "ANNEAL"),
     "hierarchy": ("gpuplan.solvers.placement.hierarchy.compiling", "HIERARCHY"),
 }
 #: What the compiling process runs, the set's name last; it ends with its parent.
@@ -99,6 +101,15 @@ class KernelSet:
             return True
         with self._waiting() as preparation:
             return _wait(preparation, budget, meanwhile)
+
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[Callable[[Budget], bool]]:
+        """Have the kernels made ready during a block; gives what waits for them as `prepare` does."""
+        if self._loaded:
+            yield lambda budget: True
+            return
+        with self._waiting() as preparation:
+            yield lambda budget: _wait(preparation, budget, None)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[_Preparation]:

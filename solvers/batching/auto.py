@@ -16,6 +16,7 @@ from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import answer, infeasible
 from gpuplan.solvers.batching.bounds.lower import PRICES_S, Bound, lower_bound, relaxed_form
+from gpuplan.solvers.batching.compiling import MOVES
 from gpuplan.solvers.batching.exact import colgen, dp, subset_dp
 from gpuplan.solvers.batching.exact.master import relax
 from gpuplan.solvers.batching.heuristics import lns
@@ -111,7 +112,7 @@ def _off(before: float, after: float) -> str:
 def _bound(problem: BatchingProblem, budget: Budget, upper: float, seconds: float) -> Bound:
     """Return the best bound there is time for."""
     if problem.num_requests > SHARES or seconds <= 0.1:
-        return lower_bound(problem, prices=float(budget.remaining_s > PRICES_S))
+        return lower_bound(problem, prices=float(budget.remaining_s > PRICES_S and MOVES.prepare(budget)))
     goal, limits = problem.objective, budget.limits
     share, total = None, None
     inner = Budget(Limits(time_limit_s=seconds / 2.0, work_limit=limits.work_limit, cancel=limits.cancel))

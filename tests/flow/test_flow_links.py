@@ -98,25 +98,22 @@ def test_cuts_by_regions_are_above_the_flow(flows: ModuleType) -> None:
 
 
 def test_compiler_is_ended_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that compiles for too long is ended at the limit, and annealing does not start."""
-    from gpuplan.solvers.flow import compiling
+    """A process that compiles for too long is ended at the limit, and annealing does not start."""
+    from gpuplan.solvers import compiling
+    from gpuplan.solvers.flow.compiling import ANNEAL, Compilation
 
-    monkeypatch.setattr(compiling, "compiled", lambda: False)
+    fresh = compiling.KernelSet("flow", ANNEAL.dispatchers, ANNEAL.exercise)
+    monkeypatch.setattr(fresh, "compiled", lambda: False)
+    monkeypatch.setattr("gpuplan.solvers.flow.compiling.ANNEAL", fresh)
     monkeypatch.setattr(compiling, "COMMAND", ("-c", "import time; time.sleep(600)"))
-    compilation = compiling.Compilation()
+    compilation = Compilation()
     assert not compilation.wait(Budget(Limits(time_limit_s=0.05)))
-    assert compilation._child.poll() is not None  # ended, not left behind
-
-
-def test_compiler_in_vain_is_not_repeated_here_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a child's kernels cannot be kept, this process compiles only if that surely fits the limits."""
-    from gpuplan.solvers.flow import compiling
-
-    monkeypatch.setattr(compiling, "compiled", lambda: False)
-    monkeypatch.setattr(compiling, "COMMAND", ("-c", "import time; time.sleep(0.3)"))
-    monkeypatch.setattr(compiling, "SAFE", 1e6)
-    assert not compiling.Compilation().wait(Budget(Limits(time_limit_s=30.0)))
-    assert compiling.Compilation().wait(Budget(Limits(time_limit_s=None)))
+    compilation.stop()
+    thread = fresh._preparation
+    assert thread is not None
+    thread.join(30.0)  # it ends with the process it waits for
+    assert not thread.is_alive()
+    assert not fresh.loaded()
 
 
 def test_blocks_take_turns() -> None:

@@ -18,6 +18,9 @@ R = TypeVar("R")
 
 #: Steps up to which plain Python is used (about 0.1 s).
 PLAIN_STEPS: Final = 100_000
+#: Plain steps of one function in this process (about a second) from which on it is worth compiling or loading.
+WORTH_STEPS: Final = 1_000_000
+_taken: dict[Callable[..., Any], float] = {}
 
 
 @cache
@@ -30,9 +33,17 @@ def _compiled(function: Callable[..., Any], relaxed: bool) -> Callable[..., Any]
     )
 
 
-def fast(function: Callable[P, R], steps: float, *, relaxed: bool = False) -> Callable[P, R]:
-    """Return `function` as it is for up to 100,000 steps, else compiled (`relaxed`: SIMD minima, no NaN)."""
-    if steps <= PLAIN_STEPS:
+def fast(function: Callable[P, R], steps: float, *, relaxed: bool = False, times: int = 1) -> Callable[P, R]:
+    """Return `function` as it is for few steps, else compiled (`relaxed`: SIMD minima, no NaN).
+
+    Few are up to 100,000 in so many `times`; and up to a million as long as all calls together took no more: a first
+    search of a process neither compiles nor loads for what plain Python does within its limit.
+    """
+    if steps * times <= PLAIN_STEPS:
+        return _plainly(function)
+    taken = _taken.get(function, 0.0) + steps
+    if taken <= WORTH_STEPS:
+        _taken[function] = taken
         return _plainly(function)
     return cast("Callable[P, R]", _compiled(function, relaxed))
 

@@ -49,7 +49,7 @@ def cut(form: Additive, order: IntArray, rate: FloatArray | None = None, *, time
     """
     n = len(order)
     f, back = np.empty(n + 1), np.zeros(n + 1, dtype=np.int64)
-    run = fast(loops.ordered, n * form.limit * times)
+    run = fast(loops.ordered, n * form.limit, times=times)
     rates = np.ones(n) if rate is None else rate
     run(form.prompt[order], form.output[order], rates, form.k, form.capacity, form.limit, f, back)
     return Cut(order, back, float(f[n]))

@@ -8,6 +8,7 @@ from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem
 from gpuplan.solvers.batching.answer import answer, infeasible
 from gpuplan.solvers.batching.bounds.lower import PRICES_S, lower_bound
+from gpuplan.solvers.batching.compiling import MOVES
 from gpuplan.solvers.batching.heuristics.starts import best_start
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
@@ -35,7 +36,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0, *, bound: boo
     start = best_start(problem, budget)
     # A plan that takes milliseconds gets a bound that takes milliseconds.
     effort = min(problem.num_requests / _MANY, 1.0) if problem.num_requests >= _FEW else 0.0
-    prices = effort if budget.remaining_s > PRICES_S else 0.0
+    prices = effort if budget.remaining_s > PRICES_S and MOVES.prepare(budget) else 0.0
     proof = lower_bound(problem, prices=prices) if bound else None
     if proof is not None and proof.infeasible is not None and start.missed:
         return infeasible(problem, (proof.infeasible,), solver=NAME, started=started, seed=seed)

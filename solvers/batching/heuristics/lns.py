@@ -17,6 +17,7 @@ from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem, IntArray
 from gpuplan.solvers.batching.answer import answer
 from gpuplan.solvers.batching.bounds.lower import PRICES_S, lower_bound
+from gpuplan.solvers.batching.compiling import MOVES
 from gpuplan.solvers.batching.exact.additive import coefficients, deadlines_count, equal_arrivals
 from gpuplan.solvers.batching.heuristics.starts import Start, best_start, rate
 from gpuplan.solvers.limits import Budget, Limits
@@ -146,7 +147,7 @@ def improve(problem: BatchingProblem, start: Start, budget: Budget, seed: int, s
 
     With a work limit the temperature follows the work, so that equal seeds give equal plans.
     """
-    if problem.num_requests < 2 or budget.exhausted():
+    if problem.num_requests < 2 or budget.exhausted() or not MOVES.prepare(budget):
         return start
     state = State(problem, start.solution)
     until = time.perf_counter() + seconds
@@ -199,7 +200,8 @@ def solve(
     """
     started, budget = time.perf_counter(), Budget(limits)
     start = best_start(problem, budget)
-    proof = lower_bound(problem, prices=float(budget.remaining_s > PRICES_S)) if bound else None
+    prices = float(budget.remaining_s > PRICES_S and MOVES.prepare(budget))
+    proof = lower_bound(problem, prices=prices) if bound else None
     found = improve(problem, start, budget, seed, seconds)
     return answer(
         problem,
