@@ -40,11 +40,12 @@ class Trace:
     """What the large engine did, in words.
 
     `notes` are sentences for the report; `proof` says how the bound of the last core was proven (empty: by the plain
-    relaxation and the labels it prunes).
+    relaxation and the labels it prunes), and `kind` names its sort where that is another than this engine's own.
     """
 
     notes: list[str] = field(default_factory=list)
     proof: str = ""
+    kind: str = ""
 
     def note(self, sentence: str) -> None:
         """Add a sentence, once."""

@@ -17,6 +17,7 @@ from gpuplan.solvers.placement.tables import ClassPath, ClassTables
 
 if TYPE_CHECKING:
     from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
+    from gpuplan.solvers.placement.unlike.nearly import NearlyAlike
 
 EngineName = Literal["auto", "dp", "labels", "beam", "quotient"]
 
@@ -86,13 +87,14 @@ class Session:
     asked: int = 0
     _cells: float | None = None
     _hierarchy: Hierarchy | str | None = None
+    _nearly_alike: NearlyAlike | str | None = None
 
     def ask(self, query: Query, upper: float = math.inf, hint: ClassPath | None = None) -> Answer:
         """Return the best plan of a query below `upper`; `hint` is a path to try as the first incumbent."""
         self.asked += 1
         best = Answer(math.inf, None, math.inf, True)
         for part, micro_batches in self._by_micro_batches(query):
-            best = _better(best, self._ask(part, micro_batches, min(upper, best.value), hint))
+            best = _better(best, self.ask_part(part, micro_batches, min(upper, best.value), hint))
             if query.any_plan and best.path is not None:
                 break
         return best
@@ -111,7 +113,8 @@ class Session:
         for count in range(1, most + 1):
             yield query.limited_to(count), count
 
-    def _ask(self, query: Query, micro_batches: int, upper: float, hint: ClassPath | None) -> Answer:
+    def ask_part(self, query: Query, micro_batches: int, upper: float, hint: ClassPath | None = None) -> Answer:
+        """Return the best plan of a query below `upper`, every stage holding so many micro-batches."""
         alone = single_stage(self.tables, query, micro_batches)
         known = () if alone is None else (alone,)
         best = Answer(math.inf, None, math.inf, True, known)
@@ -123,8 +126,20 @@ class Session:
         core = make_core(self.tables, query, micro_batches)
         if core.max_stages < 2:
             return best
-        rest = self._minimise(query, core, min(upper, best.value), hint)
+        least = min(upper, best.value)
+        if self._may_round(query, core):
+            from gpuplan.solvers.placement.unlike.nearly import minimise_nearly_alike
+
+            rest = minimise_nearly_alike(self, query, micro_batches, core, least, hint)
+        else:
+            rest = self._minimise(query, core, least, hint)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
+
+    def _may_round(self, query: Query, core: Core) -> bool:
+        """Whether the large engine is to answer, and a rounded problem may bound its plans before."""
+        if self.engine != "auto" or query.bottleneck or core.any_plan or core.cap is not None or core.modes is not None:
+            return False
+        return not self.runs_small() and self._quotient_for(core) is None
 
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
         if self.runs_small():
@@ -142,7 +157,15 @@ class Session:
             self.engines.add("quotient")
             return quotient.minimise(core, found, upper, self.budget, self.settings, hint)
         self.engines.add("labels")
-        return self._minimise_large(core, upper, hint)
+        return self.minimise_large(core, upper, hint)
+
+    def nearly_alike(self) -> NearlyAlike | None:
+        """Return the problem with nearly alike devices taken as alike, where that helps; looked for once."""
+        if self._nearly_alike is None:
+            from gpuplan.solvers.placement.unlike.nearly import find_nearly_alike
+
+            self._nearly_alike = find_nearly_alike(self) or "there are none"
+        return None if isinstance(self._nearly_alike, str) else self._nearly_alike
 
     def hierarchy(self) -> Hierarchy | None:
         """Return the hierarchy of the classes where there is a valid one; looked for once."""
@@ -169,7 +192,8 @@ class Session:
             self.notes += [note] if note not in self.notes else []
         return found if reason is None else None
 
-    def _minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+    def minimise_large(self, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
+        """Return the best plan of a core below `upper`, by the large engine."""
         from gpuplan.solvers.placement.compiling import LARGE, answer_meanwhile
 
         until_ready = answer_meanwhile(LARGE, core, upper, self.budget, self.settings, hint)
