@@ -37,6 +37,8 @@ class CrossCheck(abc.ABC):
     """A solver that is a model of its own, handed to somebody else's engine goal by goal."""
 
     name: str
+    #: Whether its model takes holders of several copies.
+    merges: bool = False
 
     @abc.abstractmethod
     def check(self, holders: Holders, limits: Limits) -> None:

@@ -100,25 +100,36 @@ def used_bytes(problem: DensePlacement, stage: StageRange, num_stages: int) -> f
     return used - problem.single_stage_saving_bytes if whole else used
 
 
-def broken_rule(problem: DensePlacement, stages: Sequence[StageRange]) -> str | None:
-    """Return the first constraint a plan breaks, or None when it is feasible."""
+def broken_shape(problem: DensePlacement, stages: Sequence[StageRange]) -> str | None:
+    """Return why some stages are no pipeline of the problem's layers and devices, or None where they are one."""
     if not stages or stages[0].start != 0 or stages[-1].stop != problem.num_layers:
         return "not every layer is placed"
     if any(stage.stop <= stage.start for stage in stages):
         return "a stage is empty"
     if any(before.stop != after.start for before, after in itertools.pairwise(stages)):
         return "the stages do not join"
+    if not all(0 <= stage.device < problem.num_devices for stage in stages):
+        return "a device does not exist"
+    for stage in stages:
+        if problem.must_hold is not None and not problem.must_hold[stage.start : stage.stop].any():
+            return f"layers {stage.start}..{stage.stop - 1} hold no layer that every stage must have one of"
+    return None
+
+
+def broken_rule(problem: DensePlacement, stages: Sequence[StageRange]) -> str | None:
+    """Return the first constraint a plan breaks, or None when it is feasible."""
+    fault = broken_shape(problem, stages)
+    if fault is not None:
+        return fault
     devices = [stage.device for stage in stages]
-    if len(set(devices)) != len(devices) or not all(0 <= d < problem.num_devices for d in devices):
-        return "a device is used twice or does not exist"
+    if len(set(devices)) != len(devices):
+        return "a device is used twice"
     if problem.max_devices is not None and len(stages) > problem.max_devices:
         return f"{len(stages)} devices are used where {problem.max_devices} are allowed"
     for stage in stages:
         room = float(problem.available_bytes[stage.device]) * (1.0 + MEMORY_TOLERANCE)
         if used_bytes(problem, stage, len(stages)) > room:
             return f"layers {stage.start}..{stage.stop - 1} do not fit {problem.device_names[stage.device]}"
-        if problem.must_hold is not None and not problem.must_hold[stage.start : stage.stop].any():
-            return f"layers {stage.start}..{stage.stop - 1} hold no layer that every stage must have one of"
     worth = evaluate(problem, stages)
     if math.isinf(worth.latency_s) or math.isinf(worth.bottleneck_s):
         return "a hop has no route"

@@ -1,13 +1,15 @@
 """What the generic models (`milp`, `milp_layers`, `constraint`, `dp_naive`) are made of: holders, blocks, links.
 
-A *holder* is what a stage stands on: a device, or one of the groups that devices can form. Groups share devices, so
-that not all of them can be used at once; a group that fits an island several times is as many holders.
+A *holder* is what a stage stands on: a device, or a sort of group that devices can form. Groups share devices, so that
+not all of them can be used at once. A sort that fits an island several times is one holder of as many copies, or as
+many holders of one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +19,14 @@ from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray, Timing
 from gpuplan.solvers.placement.baselines.common import most_devices, with_micro_batches
 from gpuplan.solvers.placement.classes import IntArray
-from gpuplan.solvers.placement.evaluate import MEMORY_TOLERANCE, Evaluation, broken_rule, evaluate, hop_s
+from gpuplan.solvers.placement.evaluate import (
+    MEMORY_TOLERANCE,
+    Evaluation,
+    broken_rule,
+    broken_shape,
+    evaluate,
+    hop_s,
+)
 
 Stages = tuple[StageRange, ...]
 
@@ -45,9 +54,9 @@ class Shared:
         ordered = [(first, later) for later, first in enumerate(self.before.tolist()) if first >= 0]
         return found + [(f"before_{later}", [(later, 1.0), (first, -1.0)], 0.0) for first, later in ordered]
 
-    def held(self, used: set[int]) -> bool:
-        """Return whether so many holders may be used together, whichever of those alike they are."""
-        taken = self.use[:, sorted(used)].sum(axis=1)
+    def held(self, used: list[int]) -> bool:
+        """Return whether these holders, one of several copies as often as it is used, may be used together."""
+        taken = self.use[:, used].sum(axis=1)
         return bool((taken <= self.capacity).all())
 
 
@@ -62,8 +71,8 @@ class Holders:
     room_bytes, saving_bytes
         Left after the workspace (tolerance of the memory rule included), and saved by a stage that holds all layers;
         shape (H,).
-    sizes
-        Devices of each holder, shape (H,).
+    sizes, copies
+        Devices of each holder, and how often it may be used, shape (H,).
     shared
         What groups draw on; None for devices.
     """
@@ -74,6 +83,7 @@ class Holders:
     room_bytes: FloatArray
     saving_bytes: FloatArray
     sizes: IntArray
+    copies: IntArray
     shared: Shared | None = None
 
     @property
@@ -105,20 +115,20 @@ class Holders:
         """Return the first constraint a plan breaks, or None when it is feasible."""
         if self.shared is None:
             return broken_rule(self.problem, stages)
-        free = dataclasses.replace(self.problem, max_devices=None, micro_batches=1)  # both are counted here
-        fault = broken_rule(free, stages)
+        fault = broken_shape(self.problem, stages)
         if fault is not None:
             return fault
-        devices, most = self.worth(stages).devices, self.problem.max_devices
-        if most is not None and devices > most:
-            return f"{devices} devices are used where {most} are allowed"
-        if not self.shared.held({stage.device for stage in stages}):
+        used = [stage.device for stage in stages]
+        if (np.bincount(used, minlength=self.num_holders) > self.copies).any() or not self.shared.held(used):
             return "a device is used twice"
+        worth, most = self.worth(stages), self.problem.max_devices
+        if most is not None and worth.devices > most:
+            return f"{worth.devices} devices are used where {most} are allowed"
         sizes = self.with_micro_batches(len(stages)).layer_bytes
         for stage in stages:
             if not self._fits(stage, sizes):
                 return f"layers {stage.start}..{stage.stop - 1} do not fit their devices"
-        return None
+        return "a hop has no route" if math.isinf(worth.latency_s) or math.isinf(worth.bottleneck_s) else None
 
     def _fits(self, stage: StageRange, sizes: FloatArray) -> bool:
         whole = stage.stop - stage.start == self.problem.num_layers
@@ -137,6 +147,7 @@ def device_holders(problem: DensePlacement) -> Holders:
         np.broadcast_to(problem.kv_bytes_per_token, shape),
         problem.available_bytes * (1.0 + MEMORY_TOLERANCE) - problem.fixed_bytes,
         np.full(shape[0], problem.single_stage_saving_bytes),
+        np.ones(shape[0], dtype=np.int64),
         np.ones(shape[0], dtype=np.int64),
     )
 
@@ -185,9 +196,13 @@ class Blocks:
         return 0.0 if timing.return_hop is None else hop_s(timing.return_hop, d, e, timing.return_bytes)
 
 
-def blocked_pairs(problem: DensePlacement, *, back: bool = False) -> NDArray[np.bool_]:
-    """Return where latency or cycle has no route (and the diagonal), shape (D, D); `back`: of the return hop."""
-    blocked = np.eye(problem.num_devices, dtype=np.bool_)
+def blocked_pairs(holders: Holders, *, back: bool = False) -> NDArray[np.bool_]:
+    """Return where latency or cycle has no route, shape (H, H); `back`: of the return hop.
+
+    A holder reaches itself where it has several copies: the diagonal is for two of them.
+    """
+    problem = holders.problem
+    blocked = np.diag(holders.copies < 2)
     for timing in (problem.latency, problem.cycle):
         table = timing.return_hop if back else timing.hop
         if table is not None:
@@ -219,11 +234,11 @@ def make_blocks(holders: Holders) -> Blocks:
     problem, n = holders.problem, holders.problem.num_layers
     blocks = fitting_blocks(holders)
     ends, starts = {(d, j) for d, _, j in blocks}, {(d, i) for d, i, _ in blocks}
-    open_pairs = np.argwhere(~blocked_pairs(problem)).tolist()
+    open_pairs = np.argwhere(~blocked_pairs(holders)).tolist()
     links = [(d, e, i) for i in range(1, n) for d, e in open_pairs if (d, i) in ends and (e, i) in starts]
     returns = None
     if has_return_hop(problem):
-        returns = [(d, e) for d, e in np.argwhere(~blocked_pairs(problem, back=True)).tolist()]
+        returns = [(d, e) for d, e in np.argwhere(~blocked_pairs(holders, back=True)).tolist()]
     prefix = {
         name: np.concatenate([np.zeros((holders.num_holders, 1)), np.cumsum(timing.compute_s, axis=1)], axis=1)
         for name, timing in (("latency", problem.latency), ("cycle", problem.cycle))

@@ -29,6 +29,8 @@ from gpuplan.solvers.placement.holders import Blocks, Holders, Stages, make_bloc
 from gpuplan.solvers.result import Report
 
 Engine = LinearEngine
+#: What tells a stage apart: its holder, with several copies also where it ends.
+Stage = tuple[int, ...]
 #: Modules an engine needs.
 MODULES: dict[str, tuple[str, ...]] = {"highs": ("scipy",), "cbc": ("pulp",)}
 
@@ -83,6 +85,8 @@ class LinearForm(abc.ABC):
 
     #: The form, in words.
     title = ""
+    #: Whether a holder may be used several times.
+    merges = False
 
     @classmethod
     @abc.abstractmethod
@@ -98,8 +102,8 @@ class LinearForm(abc.ABC):
         """Add the rows that make a plan of the variables; `stages`: their number, where it is set."""
 
     @abc.abstractmethod
-    def seconds(self, timing: str) -> list[tuple[int, int, float]]:
-        """List (sending device, variable, time) of everything that takes time."""
+    def seconds(self, timing: str) -> list[tuple[Stage, int, float]]:
+        """List (stage that takes it, variable, time) of everything that takes time."""
 
     @abc.abstractmethod
     def price(self) -> Terms:
@@ -131,10 +135,15 @@ class LinearForm(abc.ABC):
         self.z = {key: add("z_{}_{}_{}".format(*key), 1.0) for key in self.blocks.links}
         self.r = {key: add("r_{}_{}".format(*key), 1.0) for key in self.blocks.returns or ()}
 
-    def hop_seconds(self, timing: str) -> list[tuple[int, int, float]]:
-        """List (sending device, variable, time) of every hand-over and return hop."""
-        terms = [(k[0], z, self.blocks.link_s(timing, *k)) for k, z in self.z.items()]
-        return terms + [(k[0], r, self.blocks.return_s(timing, *k)) for k, r in self.r.items()]
+    def hop_seconds(self, timing: str) -> list[tuple[Stage, int, float]]:
+        """List (stage that sends, variable, time) of every hand-over and return hop."""
+        n = self.blocks.problem.num_layers
+        terms = [(self.stage(d, i), z, self.blocks.link_s(timing, d, e, i)) for (d, e, i), z in self.z.items()]
+        return terms + [(self.stage(d, n), r, self.blocks.return_s(timing, d, e)) for (d, e), r in self.r.items()]
+
+    def stage(self, holder: int, stop: int) -> Stage:
+        """Return what tells a stage apart: its holder, with several copies also where it ends."""
+        return (holder,) if self.blocks.holders.copies[holder] == 1 else (holder, stop)
 
     def devices(self) -> Terms:
         """Return what sums up to the number of devices."""
@@ -154,15 +163,15 @@ class LinearForm(abc.ABC):
     def _cap_cycle(self, cap_s: float) -> None:
         """Keep every stage with its hop within a cap, in units of the cap."""
         unit = 1000.0 / cap_s if cap_s > 0.0 else 1.0
-        for holder, terms in self._cycles(unit).items():
-            self.builder.at_most(f"cycle_{holder}", terms, cap_s * (1 + TIE) * unit)
+        for stage, terms in self._cycles(unit).items():
+            self.builder.at_most(f"cycle_{stage}", terms, cap_s * (1 + TIE) * unit)
 
-    def _cycles(self, factor: float) -> dict[int, Terms]:
-        """Return the time of a stage with its hop, by holder."""
-        by_holder: dict[int, Terms] = {}
-        for holder, column, seconds in self.seconds("cycle"):
-            by_holder.setdefault(holder, []).append((column, seconds))
-        return {holder: times(by_holder[holder], factor) for holder in sorted(by_holder)}
+    def _cycles(self, factor: float) -> dict[str, Terms]:
+        """Return the time of a stage with its hop: of a holder, or of one of several copies that ends at a cut."""
+        by_stage: dict[Stage, Terms] = {}
+        for stage, column, seconds in self.seconds("cycle"):
+            by_stage.setdefault(stage, []).append((column, seconds))
+        return {"_".join(map(str, stage)): times(by_stage[stage], factor) for stage in sorted(by_stage)}
 
     def _cap_price(self, price_cap: float) -> None:
         prices = self.price()
@@ -173,8 +182,8 @@ class LinearForm(abc.ABC):
         goal, cost = self.goal, self.builder.cost
         if goal.bottleneck:
             self._theta = self.builder.add("theta", math.inf)
-            for holder, terms in self._cycles(self.scale).items():
-                self.builder.at_most(f"stage_{holder}", [*terms, (self._theta, -1.0)], 0.0)
+            for stage, terms in self._cycles(self.scale).items():
+                self.builder.at_most(f"stage_{stage}", [*terms, (self._theta, -1.0)], 0.0)
             cost.append((self._theta, 1.0))
         if goal.latency:
             cost += times(
@@ -195,9 +204,9 @@ class LinearForm(abc.ABC):
         except KeyError:
             return None
         if self._theta is not None:
-            sums: dict[int, float] = {}
-            for device, column, seconds in self.seconds("cycle"):
-                sums[device] = sums.get(device, 0.0) + seconds * self.scale * x[column]
+            sums: dict[Stage, float] = {}
+            for stage, column, seconds in self.seconds("cycle"):
+                sums[stage] = sums.get(stage, 0.0) + seconds * self.scale * x[column]
             x[self._theta] = max(sums.values())
         return x if self.linear.holds(x) else None
 
@@ -288,7 +297,7 @@ class LinearMethod(CrossCheck):
     """
 
     def __init__(self, name: str, form: type[LinearForm], most: int) -> None:
-        self.name, self.form, self.most = name, form, most
+        self.name, self.form, self.most, self.merges = name, form, most, form.merges
 
     def check(self, holders: Holders, limits: Limits) -> None:
         """Refuse models of too many variables or, by estimate, too much memory."""

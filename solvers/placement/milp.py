@@ -5,7 +5,7 @@ layer i−1 hands over from d to e; r[d,e] = 1 when d is last and e first (retur
 
     (1) Σ_{d,j} y[d,0,j] = 1                                       one first stage
     (2) Σ_a y[d,a,i] = Σ_e z[d,e,i],  Σ_d z[d,e,i] = Σ_b y[e,i,b]  the stage before a cut hands over to the one after
-    (3) Σ_{i,j} y[d,i,j] ≤ 1                                       a device holds one block
+    (3) Σ_{i,j} y[d,i,j] ≤ 1                                       a device holds one block (a sort of group: copies)
     (4) Σ_e r[d,e] = Σ_{i>0} y[d,i,n],  Σ_d r[d,e] = Σ_{j<n} y[e,0,j]
     (5) Σ y ≤ max_devices (= K where M is as many as the stages)
     (6) Σ devices of part s that d takes·y ≤ devices of part s      where groups share devices (`holders.Shared`)
@@ -26,7 +26,7 @@ from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
 from gpuplan.solvers.placement.holders import Stages
-from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
+from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size, Stage
 
 MAX_VARIABLES = 150_000
 
@@ -35,12 +35,13 @@ class BlockForm(LinearForm):
     """The block/link model of one goal; see the module for its rows."""
 
     title = "block/link"
+    merges = True
 
     @classmethod
     def size(cls, problem: DensePlacement) -> Size:
         """Return the most variables, rows and entries of its matrix."""
         n, D = problem.num_layers, problem.num_devices
-        blocks, links = D * n * (n + 1) // 2, D * (D - 1) * max(n - 1, 0)
+        blocks, links = D * n * (n + 1) // 2, D * D * max(n - 1, 0)
         rows = 2 * D * n + 4 * D + 2
         return Size(blocks + links, rows, 4 * blocks + 2 * links + 2 * D * D)
 
@@ -67,7 +68,8 @@ class BlockForm(LinearForm):
         self.builder.row("first", [(y, 1.0) for (_, i, _), y in self.y.items() if i == 0], 1.0, 1.0)
         for d in range(D):
             if d in holding:
-                self.builder.at_most(f"once_{d}", [(y, 1.0) for y in holding[d]], 1.0)
+                copies = float(self.blocks.holders.copies[d])
+                self.builder.at_most(f"once_{d}", [(y, 1.0) for y in holding[d]], copies)
             for i in range(1, n):
                 for name, stage, link in (("hand", ending, handing), ("take", starting, taking)):
                     if (d, i) in stage or (d, i) in link:
@@ -84,10 +86,9 @@ class BlockForm(LinearForm):
                 if d in stage or d in link:
                     self.builder.equal(f"{name}_{d}", stage.get(d, []), link.get(d, []))
 
-    def seconds(self, timing: str) -> list[tuple[int, int, float]]:
-        """List (sending device, variable, time) of everything that takes time."""
-        blocks = self.blocks
-        terms = [(k[0], y, blocks.block_s(timing, *k)) for k, y in self.y.items()]
+    def seconds(self, timing: str) -> list[tuple[Stage, int, float]]:
+        """List (stage that takes it, variable, time) of everything that takes time."""
+        terms = [(self.stage(k[0], k[2]), y, self.blocks.block_s(timing, *k)) for k, y in self.y.items()]
         return terms + self.hop_seconds(timing)
 
     def price(self) -> Terms:

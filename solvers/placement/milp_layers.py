@@ -24,7 +24,7 @@ from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.external.build import Terms
 from gpuplan.solvers.placement.holders import Stages
-from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size
+from gpuplan.solvers.placement.linear_forms import LinearForm, LinearMethod, Size, Stage
 
 MAX_VARIABLES = 150_000
 
@@ -130,10 +130,10 @@ class LayerForm(LinearForm):
         terms = [(first, 1.0), (second, 1.0)]
         self.builder.at_most(name, terms if hop is None else [*terms, (hop, -1.0)], 1.0)
 
-    def seconds(self, timing: str) -> list[tuple[int, int, float]]:
-        """List (sending device, variable, time) of everything that takes time."""
-        blocks = self.blocks
-        terms = [(d, x, blocks.block_s(timing, d, i, i + 1)) for (i, d), x in self.x.items()]
+    def seconds(self, timing: str) -> list[tuple[Stage, int, float]]:
+        """List (stage that takes it, variable, time) of everything that takes time."""
+        blocks, n = self.blocks, self.blocks.problem.num_layers
+        terms = [(self.stage(d, n), x, blocks.block_s(timing, d, i, i + 1)) for (i, d), x in self.x.items()]
         return terms + self.hop_seconds(timing)
 
     def price(self) -> Terms:

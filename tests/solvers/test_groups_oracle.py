@@ -496,6 +496,6 @@ def test_a_written_model_of_groups_has_the_optimum(tmp_path: Path) -> None:
     done = subprocess.run([cbc.program(), str(target), "solve"], capture_output=True, text=True, check=True)
     value = float(next(line.split()[-1] for line in done.stdout.splitlines() if "Objective value:" in line))
     segments = find_segments(problem)
-    members = members_of(problem, all_modes(problem, segments, DEGREES))
+    members = members_of(problem, all_modes(problem, segments, DEGREES), merged=True)
     scale = BlockForm(make_blocks(members.holders), LATENCY, None).scale
     assert value == pytest.approx(solve(problem).objective * scale, rel=1e-6)

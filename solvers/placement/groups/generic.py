@@ -28,9 +28,9 @@ def by_generic_model(asked: Asked) -> Found:
     modes = all_modes(asked.problem, asked.segments, asked.degrees)
     if not len(modes.words):
         return Found("infeasible", how="no group")
-    members = members_of(asked.problem, modes)
+    members = members_of(asked.problem, modes, merged=method.merges)
     limits = dataclasses.replace(asked.budget.limits, time_limit_s=asked.seconds_left())
-    start = on_members(asked, modes, members.mode_of.tolist())
+    start = on_members(asked, modes, members)
     answer, run = method.answer(
         members.holders, limits, asked.seed, start, latency_second=True, **dict(asked.entry.options)
     )
@@ -82,4 +82,6 @@ def write_group_model(asked: Asked, path: str | Path) -> None:
     method = asked.entry.cross_check()
     assert method is not None
     modes = all_modes(asked.problem, asked.segments, asked.degrees)
-    method.write_holders(members_of(asked.problem, modes).holders, path, **dict(asked.entry.options))
+    method.write_holders(
+        members_of(asked.problem, modes, merged=method.merges).holders, path, **dict(asked.entry.options)
+    )

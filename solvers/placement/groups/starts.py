@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpuplan.errors import UsageError
-from gpuplan.plans.placement_solution import GroupStage, StageRange
+from gpuplan.plans.placement_solution import GroupStage
 from gpuplan.profiles.problems.groups import GroupModes, group_modes
-from gpuplan.solvers.placement.groups.members import members_of
+from gpuplan.solvers.placement.groups.members import Members, members_of
 from gpuplan.solvers.placement.groups.search import Found, closer, goal_of, path_of
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import group_terms, group_worth
@@ -40,10 +40,8 @@ def _fault(asked: Asked, stages: Sequence[GroupStage]) -> str | None:
     path = path_of(stages, asked.segments, modes)
     if path is None:
         return "a stage has devices of several islands, or without a route between them"
-    members = members_of(asked.problem, modes)
-    free = {c: iter([h for h, mode in enumerate(members.mode_of.tolist()) if mode == c]) for c, _, _ in path}
-    chosen = tuple(StageRange(next(free[c], -1), start, stop) for c, start, stop in path)
-    return members.holders.fault(chosen)
+    members = members_of(asked.problem, modes, merged=True)
+    return members.holders.fault(members.stages(path))
 
 
 def _modes_of(asked: Asked, stages: Sequence[GroupStage]) -> GroupModes:
@@ -76,10 +74,7 @@ def kept(asked: Asked, found: Found) -> Found:
     return found if found.status == "optimal" else closer(found, start)
 
 
-def on_members(asked: Asked, modes: GroupModes, mode_of: Sequence[int]) -> Stages | None:
-    """Return the plan to start from on holders, those alike in order; None without one or where one is missing."""
+def on_members(asked: Asked, modes: GroupModes, members: Members) -> Stages | None:
+    """Return the plan to start from on holders; None without one or where a group is none of the modes."""
     path = None if asked.start is None else path_of(asked.start, asked.segments, modes)
-    if path is None:
-        return None
-    free = {c: iter([h for h, mode in enumerate(mode_of) if mode == c]) for c, _, _ in path}
-    return tuple(StageRange(next(free[c]), start, stop) for c, start, stop in path)
+    return None if path is None else members.stages(path)
