@@ -1,4 +1,8 @@
-"""Fronts over (latency, bottleneck, devices) where stages are groups of devices."""
+"""Fronts over (latency, bottleneck, devices) where stages are groups of devices.
+
+Where cuts hand over messages of unequal size, points get their own seconds (see `restate`), and plans that these leave
+dominated go. Such a front is proven complete where no point changed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Query
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.front import TIE, non_dominated
+from gpuplan.solvers.placement.groups.restate import own_point
 from gpuplan.solvers.placement.groups.search import GroupSession
 from gpuplan.solvers.placement.groups.tables import mode_tables, shared_segments
 from gpuplan.solvers.placement.groups.worth import group_worth, name_devices
@@ -32,7 +37,7 @@ class GroupFront:
     ) -> None:
         modes = group_modes(problem, segments, words_of(segments, degrees))
         self.modes: GroupModes = modes if problem.uneven_tensor_parallel else of_one_degree(modes)
-        self.segments = segments
+        self.problem, self.segments = problem, segments
         self.tables = mode_tables(problem, self.modes, shared_segments(segments, self.modes))
         self.session = GroupSession(self.tables, engine, budget, Settings(budget.limits.threads))
 
@@ -47,7 +52,10 @@ class GroupFront:
         most = int(self.segments.counts.sum()) if limit is None else limit
         for devices in range(1, most + 1):
             proven &= self._staircase(devices, found)
-        return PlacementFront(non_dominated(found)), proven, False
+        searched = non_dominated(found)
+        # What is searched is at most a plan's own seconds: a front is complete where its points are what they seem.
+        proven &= all(own_point(self.problem, point) is point for point in searched)
+        return PlacementFront(non_dominated(own_point(self.problem, point) for point in found)), proven, False
 
     def _staircase(self, devices: int, found: list[FrontPoint]) -> bool:
         """Add the points of at most `devices` devices by falling bottleneck; return whether all are proven.

@@ -7,13 +7,14 @@ message another pair may be slower: then the searched value is below the plan's,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gpuplan.plans.stage_times import StageTimes
 from gpuplan.solvers.placement.groups.search import Found, goal_of, with_bound
 from gpuplan.solvers.result import Value
 
 if TYPE_CHECKING:
+    from gpuplan.plans.placement_solution import FrontPoint, GroupStage
     from gpuplan.profiles.problems.build import PlacementProblem
 
 #: Values this close (relative) are the same.
@@ -25,7 +26,7 @@ def restated(problem: PlacementProblem, found: Found) -> Found:
     sizes = {layer.boundary_bytes_per_token for layer in problem.model.layers[:-1]}
     if found.stages is None or found.value is None or len(sizes) < 2:
         return found
-    latency_s, bottleneck_s = _seconds(problem, found)
+    latency_s, bottleneck_s = own_seconds(problem, found.stages)
     terms = dict(found.terms or {})
     changes = (latency_s - terms["latency_s"], bottleneck_s - terms["bottleneck_s"])
     if all(abs(change) <= SAME * latency_s for change in changes):
@@ -47,11 +48,22 @@ def restated(problem: PlacementProblem, found: Found) -> Found:
     return with_bound(replace(found, status="feasible", value=value, terms=terms), found)
 
 
-def _seconds(problem: PlacementProblem, found: Found) -> tuple[float, float]:
+def own_point(problem: PlacementProblem, point: FrontPoint) -> FrontPoint:
+    """Return a point of a front with its own latency and bottleneck; itself where they are what was searched."""
+    sizes = {layer.boundary_bytes_per_token for layer in problem.model.layers[:-1]}
+    if len(sizes) < 2:
+        return point
+    latency_s, bottleneck_s = own_seconds(problem, cast("tuple[GroupStage, ...]", point.stages))
+    changes = (latency_s - point.latency_s, bottleneck_s - point.bottleneck_s)
+    if all(abs(change) <= SAME * latency_s for change in changes):
+        return point
+    return replace(point, latency_s=latency_s, bottleneck_s=bottleneck_s)
+
+
+def own_seconds(problem: PlacementProblem, planned: tuple[GroupStage, ...]) -> tuple[float, float]:
     """Return latency and bottleneck of a plan, each hand-over by its own message."""
-    assert found.stages is not None
-    times, workload = StageTimes(problem, found.stages), problem.workload
+    times, workload = StageTimes(problem, planned), problem.workload
     prefill_s, decode_s = times.pass_s(workload, "prefill"), times.pass_s(workload, "decode")
-    stages = range(len(found.stages))
+    stages = range(len(planned))
     cycles = [times.seconds(k, workload, "decode") + times.hop_s(k, workload, "decode") for k in stages]
     return prefill_s + workload.decode_steps * decode_s, max(cycles)

@@ -1,0 +1,95 @@
+"""Fronts over groups whose cuts hand over messages of unequal size: every point has the seconds of its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpuplan.profiles import PlacementProblem
+from gpuplan.solvers import pareto
+from gpuplan.topology import Link
+
+
+@pytest.fixture(scope="module")
+def oracle() -> ModuleType:
+    """Give the brute force over plans of groups."""
+    path = Path(__file__).resolve().parent / "test_groups_oracle.py"
+    spec = importlib.util.spec_from_file_location("gpuplan_groups_oracle_for_fronts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _unequal(oracle: ModuleType, seed: int) -> PlacementProblem:
+    """Return an instance whose cuts hand over messages between a hundredth of the largest and the largest.
+
+    Every second one joins two hosts by two links: at 60 bytes the first takes 1.0 s and the second 0.3 s, at 0.6 bytes
+    0.01 s and 0.3 s, so that the slowest pair of ranks depends on the cut.
+    """
+    problem: PlacementProblem = oracle.random_problem(seed, per_host=2)
+    draw = random.Random(seed)
+    if seed % 2:
+        inside = [link for link in problem.topology.links if "net" not in (link.a, link.b)]
+        links = (*inside, _joined(0, 60.0, 0.001), _joined(1, 1e4, 0.3))
+        parts = tuple(part for part in problem.topology.components if part.name != "net")
+        problem = problem.replace(topology=dataclasses.replace(problem.topology, links=links, components=parts))
+    layers = [
+        dataclasses.replace(
+            layer, boundary_bytes_per_token=layer.boundary_bytes_per_token * draw.choice([0.01, 0.3, 1])
+        )
+        for layer in problem.model.layers
+    ]
+    return problem.replace(model=dataclasses.replace(problem.model, layers=tuple(layers)))
+
+
+def _joined(gpu: int, bandwidth: float, latency: float) -> Link:
+    return Link(f"h0/gpu{gpu}", f"h1/gpu{gpu}", "ethernet", bandwidth, latency)
+
+
+def _front_of(plans: list[Any]) -> list[tuple[float, float, int]]:
+    """Return the non-dominated figures by rising latency; of those equal to 1e-9 in some, the better in the others."""
+    kept: list[tuple[float, float, int]] = []
+    for plan in sorted(plans, key=lambda plan: (plan.latency, plan.bottleneck, plan.devices)):
+        figures = (plan.latency, plan.bottleneck, plan.devices)
+        if not any(_drops(other, figures) for other in kept):
+            kept = [other for other in kept if not _drops(figures, other)] + [figures]
+    return kept
+
+
+def _drops(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return all(a <= b * (1 + 1e-9) for a, b in zip(first, second, strict=True))
+
+
+def test_points_have_their_own_seconds_and_proofs_hold(oracle: ModuleType) -> None:
+    """Each point is a plan at its own price; a front called complete is the one of all plans."""
+    complete = changed = 0
+    for seed in range(600, 640):
+        problem = _unequal(oracle, seed)
+        plans = oracle.all_plans(problem)
+        known = [(plan.latency, plan.bottleneck, plan.devices) for plan in plans]
+        for uneven in (False, True):
+            allowed = plans if uneven else [plan for plan in plans if plan.uniform]
+            result = pareto(problem.replace(uneven_tensor_parallel=uneven))
+            if not allowed:
+                assert result.status == "infeasible"
+                continue
+            points = [(p.latency_s, p.bottleneck_s, p.devices) for p in result.require_plan().points]
+            for point in points:
+                assert any(point == pytest.approx(figures, rel=1e-9) for figures in known), seed
+            if result.status == "optimal":
+                complete += 1
+                assert [pytest.approx(figures, rel=1e-9) for figures in _front_of(allowed)] == points, seed
+            changed += result.status != "optimal"
+            assert result.report.proof
+    assert complete > 20
+    assert changed > 0
