@@ -172,7 +172,7 @@ def _subsets(mask: int) -> list[int]:
 
 
 def _largest(links: IntArray) -> IntArray:
-    """Return, for n rows and m columns, the n largest sums of the m largest entries in a row, shape (rows+1, columns+1)."""
+    """Return the n largest sums of the m largest entries in a row, by n and m."""
     rows, columns = links.shape
     table = np.zeros((rows + 1, columns + 1), dtype=np.int64)
     widest = np.cumsum(np.sort(links, axis=1)[:, ::-1].astype(np.float64), axis=1)

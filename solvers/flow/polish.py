@@ -16,6 +16,7 @@ from gpuplan.plans.flow_solution import NodeRange
 from gpuplan.profiles.problems.flow import IntArray
 from gpuplan.solvers.flow.anneal import Annealed, Arrays, Schedule, anneal
 from gpuplan.solvers.flow.incumbent import Incumbent
+from gpuplan.solvers.limits import Budget
 
 #: Chains without gain before annealing ends, where no limit ends it.
 ROUNDS = 40
@@ -59,16 +60,12 @@ FROM_BEST_OF_MANY = (
 )
 
 
-def polish(incumbent: Incumbent, arrays: Arrays, starts: Sequence[Sequence[NodeRange]], seed: int) -> None:
-    """Raise the incumbent by chains from every start, then from the best placements, now and then from chance."""
-    Polish(incumbent, arrays, seed).run(starts)
-
-
 class Polish:
     """Chains of annealing with the best placements they met."""
 
     def __init__(self, incumbent: Incumbent, arrays: Arrays, seed: int) -> None:
         self.incumbent = incumbent
+        self.budget = incumbent.budget
         self.arrays = arrays
         self.rng = np.random.default_rng(seed)
         self.elites: list[tuple[float, State]] = []
@@ -76,11 +73,15 @@ class Polish:
         self.from_plans = FROM_PLANS_OF_MANY if self.many else FROM_PLANS
         self.from_best = FROM_BEST_OF_MANY if self.many else FROM_BEST
 
-    def run(self, starts: Sequence[Sequence[NodeRange]]) -> None:
-        """Anneal until closed, out of budget, or without gain for long."""
+    def improve(self, start: Sequence[NodeRange], budget: Budget) -> None:
+        """Anneal from a placement, within a part of the incumbent's budget."""
+        self.budget = budget
         for heat in self.from_plans:
-            for start in starts:
-                self._chain(self._state(start), heat)
+            self._chain(self._state(start), heat)
+
+    def rounds(self, budget: Budget) -> None:
+        """Anneal from the best placements and now and then from chance, until the budget ends or nothing is gained."""
+        self.budget = budget
         stale = 0
         while stale < ROUNDS and not self._over():
             before = self.incumbent.value
@@ -96,7 +97,7 @@ class Polish:
             stale = 0 if self.incumbent.value > before * (1.0 + 1e-6) else stale + 1
 
     def _over(self) -> bool:
-        return self.incumbent.closed or self.incumbent.budget.exhausted()
+        return self.incumbent.closed or self.budget.exhausted()
 
     def _chain(self, state: State, heat: Heat) -> None:
         if self._over():
@@ -109,7 +110,7 @@ class Polish:
         for link in range(LINKS_OF_CHAIN):
             schedule = Schedule(moves, float(steps[link]), float(steps[link + 1]), heat.swaps, heat.rough)
             found = anneal(self.arrays, *state, target, schedule, int(self.rng.integers(2**31)))
-            incumbent.budget.spend(moves)
+            self.budget.spend(moves)
             state = found.start, found.length
             if best is None or found.value > best.value:
                 best = found

@@ -1,8 +1,8 @@
 """Ranges under way as states, all covers as transitions: what the search by regions walks on.
 
 Where links bind, a range too many may be what lets flow change its region, so covers of every kind count, not minimal
-ones only; and a state must tell which ranges are under way, since a node sends where its range ends. A state is how many
-ranges of each (group, layers) have how many layers left; a transition starts a cover of the current layer
+ones only; and a state must tell which ranges are under way, since a node sends where its range ends. A state is how
+many ranges of each (group, layers) have how many layers left; a transition starts a cover of the current layer
 (`growth.py`) and moves on one layer; ranges that end with it are its *ended* row, ranges on the layer its *cover* row
 (`crossing.py` reads both). With a cover come its *needless* variants: the cover without one of the ranges it starts,
 where coverage allows. A range whose variant lets as much flow through should have started one layer later, or not at
@@ -58,9 +58,8 @@ class RegionStates:
         items = _with_shorter_ones(instance, prices.items)
         self.items = items
         self.window = window
-        limits = {"most_rows": most_rows, "branch": branch}
-        self._first_growth = Growth(instance, prices, budget, items=items, **limits)
-        self._growth = Growth(instance, prices, budget, **limits)
+        self._first_growth = Growth(instance, prices, budget, items=items, most_rows=most_rows, branch=branch)
+        self._growth = Growth(instance, prices, budget, most_rows=most_rows, branch=branch)
         self.full = self._growth.cost_of.full
         self._groups = instance.num_kinds
         self._offset = np.concatenate([[0], np.cumsum(items.layers)])
@@ -86,7 +85,8 @@ class RegionStates:
     @property
     def rows(self) -> IntArray:
         """Ended and cover rows by number: nodes by group, then ticks by region."""
-        return self._rows.rows
+        rows: IntArray = self._rows.rows.astype(np.int64, copy=False)
+        return rows
 
     def transitions(self, states: IntArray, slack: FloatArray, *, first: bool) -> Transitions:
         """Return a table with the transitions of (at least) `states`, up to an excess of `slack` (or the window)."""
@@ -139,7 +139,7 @@ class RegionStates:
         )
 
     def _note_variants(self, covers: Partial, cover: IntArray) -> tuple[IntArray, IntArray]:
-        """Number the covers without one range each; return where those of each cover start and end."""
+        """Note every cover less one of its ranges; return where the variants of each cover start and end."""
         total = cover[:, self._groups :].sum(axis=1)
         spare = total - self._growth.target
         first = np.full(len(covers.picks), len(self.variants), dtype=np.int64)

@@ -7,7 +7,9 @@ are not: how much they pass depends on which node takes which range. So
    unions together make a placement whose flows hardly leave a region; or regions take blocks of layers in turn
    (`blocks.py`);
 2. annealing with a maximum flow on the real links starts from the best of these placements, from the link-free cover
-   and from chance, polishing starts and lengths.
+   and from chance, polishing starts and lengths;
+3. label searches that know what slow links let over (`region_cover.py`) lower the bound and find further placements.
+   Annealing and searches take turns, with growing effort, until value and bound meet or the budget ends.
 """
 
 from __future__ import annotations
@@ -27,15 +29,19 @@ from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
 from gpuplan.solvers.flow.link_bounds import crossing_capacity
 from gpuplan.solvers.flow.parts import part_of, restricted
-from gpuplan.solvers.flow.polish import polish
+from gpuplan.solvers.flow.polish import MANY_NODES, Polish
+from gpuplan.solvers.flow.region_cover import EFFORTS, RegionCover
 
 #: Unions of regions are planned for this many regions at most; beyond, each alone and all together.
 MOST_REGIONS = 5
 #: Efforts of the cover search for one region (all) and for a union.
 REGION_EFFORTS = 7
 UNION_EFFORTS = 2
-#: Share of the budget for planning regions; the rest is for annealing.
-PLANNING_SHARE = 0.5
+#: Share of the budget for planning regions, of few nodes and of many: their annealing and searches gain less a second.
+PLANNING_SHARE, PLANNING_SHARE_OF_MANY = 0.1, 0.5
+#: Shares of what is left of the budget for annealing from one start, and for annealing between two efforts.
+START_SHARE = 0.02
+TURN_SHARE = 0.15
 #: Placements of each manner that annealing starts from.
 MOST_STARTS = 3
 
@@ -88,25 +94,51 @@ def interleaved(problem: FlowProblem, regions: Sequence[Sequence[int]]) -> list[
 
 
 def search_regions(
-    incumbent: Incumbent, regions: Sequence[Sequence[int]], cover: Sequence[NodeRange], seed: int
+    incumbent: Incumbent, regions: Sequence[Sequence[int]], cover: Sequence[NodeRange], top: int, seed: int
 ) -> None:
-    """Raise the incumbent by regions and annealing, from a link-free cover too, until closed or out of budget."""
+    """Raise the incumbent and lower its bound by regions, from a link-free cover too, until closed or out of budget.
+
+    No placement passes more than `top` ticks.
+    """
     from gpuplan.solvers.flow.compiling import Compilation
 
     compilation = Compilation()
     try:
         starts: list[Sequence[NodeRange]] = [cover] if cover else []
+        words = "links bind"
         if len(regions) > 1:
+            words = f"links bind between {len(regions)} regions of fast links; planned by region"
             starts += _by_regions(incumbent, regions)
             starts += _in_blocks(incumbent, regions)
-        words = f"links bind between {len(regions)} regions of fast links; planned by region"
-        if incumbent.closed or not compilation.wait(incumbent.budget):
-            incumbent.notes.append(words)
-            return
-        incumbent.notes.append(f"{words}, then annealed")
-        polish(incumbent, arrays_of(incumbent.problem, regions), starts, seed)
+        incumbent.notes.append(words)
+        if not incumbent.closed and compilation.wait(incumbent.budget):
+            incumbent.notes.append("annealed on the real links")
+            _by_turns(incumbent, regions, starts, top, seed)
     finally:
         compilation.stop()
+
+
+def _by_turns(
+    incumbent: Incumbent,
+    regions: Sequence[Sequence[int]],
+    starts: Sequence[Sequence[NodeRange]],
+    top: int,
+    seed: int,
+) -> None:
+    """Anneal and search by regions in turn, with growing effort."""
+    polish = Polish(incumbent, arrays_of(incumbent.problem, regions), seed)
+    search = RegionCover(incumbent, regions, top, polish.improve) if len(regions) > 1 else None
+    for effort in range(len(EFFORTS)):
+        if search is not None:
+            search.prove(effort)
+            search.seek(effort)
+        if effort == 0:
+            for placement in starts:
+                polish.improve(placement, part_of(incumbent.budget, START_SHARE))
+        polish.rounds(part_of(incumbent.budget, TURN_SHARE))
+        if incumbent.closed or incumbent.budget.exhausted():
+            return
+    polish.rounds(incumbent.budget)
 
 
 def _in_blocks(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[tuple[NodeRange, ...]]:
@@ -168,7 +200,7 @@ def _by_regions(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[
     plans: dict[tuple[int, ...], _Plan] = {}
     # Single regions are in most partitions, so they get most of the time.
     weights = [8.0 if len(union) == 1 else 1.0 for union in unions]
-    whole = PLANNING_SHARE
+    whole = PLANNING_SHARE if incumbent.problem.num_nodes <= MANY_NODES else PLANNING_SHARE_OF_MANY
     for at, union in enumerate(unions):
         share = whole * weights[at] / sum(weights[at:])
         efforts = REGION_EFFORTS if len(union) == 1 else UNION_EFFORTS

@@ -206,7 +206,7 @@ def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> 
         incumbent.notes.append("links bind: branch and bound over placements")
         if search_exactly(incumbent):
             return
-    search_regions(incumbent, regions, incumbent.place(cover.best), seed)
+    search_regions(incumbent, regions, incumbent.place(cover.best), cover.upper, seed)
 
 
 def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:

@@ -94,7 +94,7 @@ class Numbered:
         return len(self._numbers)
 
     @property
-    def rows(self) -> NDArray[np.integer[Any]]:
+    def rows(self) -> NDArray[Any]:
         """The rows by number."""
         return self._rows[: len(self._numbers)]
 

@@ -1,0 +1,164 @@
+"""Bounds and placements where links between regions bind: label searches by regions, from both ends.
+
+What the search of a view (`views.py`) finds impossible lowers the bound. What it finds is not yet a flow on the real
+links: it is offered, then made the most of by annealing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gpuplan.plans.flow_solution import NodeRange
+from gpuplan.solvers.flow.incumbent import Incumbent
+from gpuplan.solvers.flow.labels import Options
+from gpuplan.solvers.flow.parts import part_of
+from gpuplan.solvers.flow.prices import PriceMaster
+from gpuplan.solvers.flow.views import View, views_of
+from gpuplan.solvers.limits import Budget
+
+#: Efforts: labels of a proof; labels a layer, covers a state and window of each beam.
+EFFORTS: tuple[tuple[int, tuple[tuple[int, int, float], ...]], ...] = (
+    (60_000, ((300, 20, 1.1), (300, 20, np.inf))),
+    (300_000, ((300, 20, 1.1), (300, 20, np.inf), (1_000, 60, 2.2))),
+    (1_000_000, ((1_000, 60, 1.1), (1_000, 20, np.inf), (1_000, 60, 3.3))),
+    (4_000_000, ((3_000, 200, 1.1), (3_000, 20, np.inf), (3_000, 100, 3.3))),
+    (20_000_000, ((10_000, 400, 1.1), (10_000, 40, np.inf), (10_000, 200, 3.3))),
+)
+#: Shares of what is left of the budget that the proofs, or the beams, of each effort may take.
+SHARES = (0.1, 0.2, 0.3, 0.45, 0.6)
+#: Random ranking of labels in beams, prices, in turn.
+NOISES = (0.05, 0.1, 0.3)
+#: Targets tried by the proofs, and by the beams, of one effort.
+TRIES = 5
+#: Relative width at which an interval of targets is not halved any further.
+NEAR = 1e-4
+#: Relative distance of the bound at which the value itself is tried first, and the first leap of targets otherwise.
+WITHIN_REACH = 0.02
+FIRST_LEAP = 0.005
+#: Slack that counts as the same step.
+SAME_SLACK = 1e-7
+#: Share of that for annealing a placement found.
+REALISE_SHARE = 0.1
+
+
+class RegionCover:
+    """Raises the incumbent and lowers its bound by label searches over views of the regions.
+
+    Parameters
+    ----------
+    top
+        Ticks that no placement exceeds.
+    realise
+        What is done with a placement found, to make the most of it on the real links.
+    """
+
+    def __init__(
+        self,
+        incumbent: Incumbent,
+        regions: Sequence[Sequence[int]],
+        top: int,
+        realise: Callable[[Sequence[NodeRange], Budget], None],
+    ) -> None:
+        self.incumbent = incumbent
+        self.upper = top
+        self.realise = realise
+        self.views = views_of(incumbent.problem, regions, incumbent.budget)
+        self._possible: dict[View, int] = {}
+        self._strongest = self.views[-1]
+        self._beams = 0
+        self._master = PriceMaster(incumbent.instance, incumbent.budget)
+
+    def prove(self, effort: int) -> None:
+        """Lower the bound step by step, by leaps that grow with success and shrink when they are too hard."""
+        budget = part_of(self.incumbent.budget, SHARES[effort])
+        too_hard: dict[View, int] = {}
+        low, high = self._ticks(self.incumbent.value) + 1, self._highest()
+        near = high - low <= WITHIN_REACH * high
+        target, leap = low if near else max(self._step_low(high), low), int(FIRST_LEAP * high)
+        for _ in range(TRIES):
+            if self._over(budget):
+                break
+            proven = self._disproven(target, EFFORTS[effort][0], too_hard, budget)
+            high = self._highest()
+            leap = 3 * leap if proven else min(leap, high - target) // 4
+            too_hard_a_step = not proven and self._step_low(high) <= target
+            if high < low or leap <= NEAR * high or too_hard_a_step:
+                break
+            target = max(self._step_low(high - leap), low)
+        self.incumbent.budget.spend(budget.work)
+
+    def seek(self, effort: int) -> None:
+        """Raise the value: beams at the tops of steps from the bound down, then halfway to the value."""
+        budget = part_of(self.incumbent.budget, SHARES[effort])
+        target = self._highest()
+        for _ in range(TRIES):
+            before = self.incumbent.value
+            for beam, branch, window in EFFORTS[effort][1]:
+                if self._over(budget):
+                    break
+                self._beams += 1
+                noise = NOISES[self._beams % len(NOISES)]
+                options = Options(beam, window, branch, noise, self._beams, most_labels=8 * EFFORTS[effort][0])
+                self._search(self._strongest, target, options, budget)
+            if self._over(budget):
+                break
+            value = self._ticks(self.incumbent.value)
+            if self.incumbent.value > before * (1.0 + NEAR):
+                continue
+            target = max(self._step_low(target) - 1, value + (target - value) // 2, value + 1)
+        self.incumbent.budget.spend(budget.work)
+
+    def _step_low(self, high: int) -> int:
+        """Return the lowest target with as little slack as `high`."""
+        worth = self._worth(high)
+        width, low = max(int(high * NEAR), 1), high
+        while low - width > 0 and self._worth(low - width) <= worth + SAME_SLACK:
+            low, width = low - width, 2 * width
+        while width > 1:
+            width //= 2
+            if low - width > 0 and self._worth(low - width) <= worth + SAME_SLACK:
+                low -= width
+        return low
+
+    def _worth(self, target: int) -> float:
+        return self._master.solve(target).worth
+
+    def _disproven(self, target: int, labels: int, too_hard: dict[View, int], budget: Budget) -> bool:
+        """Search the views for a proof, those that could not tell about a higher target left out."""
+        for view in list(self.views):
+            if target <= max(too_hard.get(view, 0), self._possible.get(view, 0)) or self._over(budget):
+                continue
+            answer = self._search(view, target, Options(most_labels=labels), budget)
+            if answer == "impossible":
+                self.views.remove(view)
+                self.views.insert(0, view)  # what could tell once is asked first
+                return True
+            if answer == "found":
+                self._possible[view] = target
+            too_hard[view] = target
+        return False
+
+    def _search(self, view: View, target: int, options: Options, budget: Budget) -> str:
+        outcome, kind = view.search(target, options, budget)
+        if outcome.answer == "impossible":
+            self.upper = min(self.upper, target - 1)
+            self.incumbent.lower_bound_to(view.instance.bound_tokens(target - 1), kind)
+        elif outcome.answer == "found" and view is self._strongest:
+            placement = view.place(outcome.ranges)
+            self.incumbent.offer(placement)
+            if not self._over(budget):
+                self.realise(placement, part_of(budget, REALISE_SHARE))
+        return outcome.answer
+
+    def _highest(self) -> int:
+        """Return the largest target not yet ruled out."""
+        self.upper = min(self.upper, self._ticks(self.incumbent.bound))
+        return self.upper
+
+    def _over(self, budget: Budget) -> bool:
+        return self.incumbent.closed or budget.exhausted()
+
+    def _ticks(self, tokens_per_s: float) -> int:
+        return int(tokens_per_s / self.incumbent.instance.tokens_per_tick)
