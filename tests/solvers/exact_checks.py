@@ -43,13 +43,17 @@ def same(first: Any, second: Any) -> bool:
     return a.shape == b.shape and bool((np.abs(a - b) <= TOLERANCE * np.abs(b)).all())
 
 
-def check_everything(problem: DensePlacement, oracle: ModuleType, engines: Sequence[EngineName]) -> None:
-    """Every objective and the front equal the oracle's, with every engine."""
+def check_everything(problem: DensePlacement, oracle: ModuleType, engines: Sequence[EngineName]) -> int:
+    """Every objective and the front equal the oracle's, with every engine; return how many answers that were."""
     plans = oracle.enumerate_plans(problem)
+    answers = 0
     for engine in engines:
         for name in objectives(problem):
             check_objective(under(problem, name), oracle, plans, engine)
+            answers += 1
         check_front(problem, oracle, plans, engine)
+        answers += 1
+    return answers
 
 
 def check_objective(problem: DensePlacement, oracle: ModuleType, plans: Any, engine: EngineName) -> None:

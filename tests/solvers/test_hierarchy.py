@@ -174,17 +174,16 @@ def test_bounds_of_the_quotient_alone_are_valid(hierarchies: ModuleType, monkeyp
 
 def test_one_number_off_is_refused_or_answered_right(hierarchies: ModuleType) -> None:
     """One hop in one direction longer: whatever detection still finds, the answer is that of the plain search."""
-    for seed in range(150):
-        problem = hierarchies.one_number_off(hierarchies.random_hierarchy(seed), seed)
-        _compare(problem, False)
+    problems = (hierarchies.one_number_off(hierarchies.random_hierarchy(seed), seed) for seed in range(150))
+    assert sum(_compare(problem, False) for problem in problems) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_many_more_hierarchies(hierarchies: ModuleType, block: int) -> None:
     """2,000 further random hierarchies."""
-    for seed in range(1000 + 200 * block, 1200 + 200 * block):
-        _compare(hierarchies.random_hierarchy(seed), False)
+    seeds = range(1000 + 200 * block, 1200 + 200 * block)
+    assert sum(_compare(hierarchies.random_hierarchy(seed), False) for seed in seeds) > 400
 
 
 def test_objectives_agree_with_the_plain_engine(hierarchies: ModuleType) -> None:
