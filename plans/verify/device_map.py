@@ -61,9 +61,9 @@ def verify_document(document: Mapping[str, Any]) -> Verification:
 def _check(ledger: Ledger, document: Mapping[str, Any]) -> None:
     _check_references(ledger, document)
     check_inputs(ledger, document["inputs"])
-    if not check_pipeline(ledger, document):
-        return
     network = Network(document["inputs"]["topology"])
+    if not check_pipeline(ledger, document, network):
+        return
     figures = recompute_stages(ledger, document, network)
     if figures is None:
         return

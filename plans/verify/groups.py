@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuplan.plans.files import join_place
 from gpuplan.plans.verify.findings import Ledger
-from gpuplan.plans.verify.islands import island_numbers
+from gpuplan.plans.verify.routes import Network
 
 #: Runtimes that run one device a stage.
 ONE_DEVICE = ("accelerate", "llama-cpp")
@@ -16,7 +16,7 @@ ONE_DEVICE = ("accelerate", "llama-cpp")
 ONE_DEGREE = ("megatron", "sglang", "tensorrt-llm", "vllm")
 
 
-def check_groups(ledger: Ledger, document: Mapping[str, Any]) -> None:
+def check_groups(ledger: Ledger, document: Mapping[str, Any], network: Network) -> None:
     """Check degrees and members of the stages of a plan whose devices exist and are distinct."""
     degrees = [len(stage["devices"]) for stage in document["stages"]]
     _check_degrees(ledger, degrees, document["inputs"]["options"])
@@ -24,9 +24,7 @@ def check_groups(ledger: Ledger, document: Mapping[str, Any]) -> None:
         _check_classes(ledger, stage["devices"], document["inputs"]["costs"])
     if max(degrees) == 1:
         return
-    topology, model = document["inputs"]["topology"], document["inputs"]["model"]
-    order = {device["name"]: i for i, device in enumerate(topology["devices"])}
-    islands = island_numbers(topology)
+    model, order, islands = document["inputs"]["model"], network.order, network.islands
     for k, stage in enumerate(document["stages"]):
         if degrees[k] == 1:
             continue

@@ -33,8 +33,9 @@ def _left(names: Sequence[str], found: Mapping[str, int]) -> list[str]:
 
 
 def _number(found: dict[str, int], groups: Iterable[Sequence[str]]) -> None:
-    for group in groups:
-        found.update(dict.fromkeys(group, len(set(found.values()))))
+    first = len(set(found.values()))
+    for number, group in enumerate(groups, start=first):
+        found.update(dict.fromkeys(group, number))
 
 
 def _links_inside_hosts(topology: Mapping[str, Any], names: Collection[str]) -> Iterable[Mapping[str, Any]]:
@@ -57,18 +58,22 @@ def _graph(links: Iterable[Mapping[str, Any]]) -> Graph:
 
 def _groups(names: Sequence[str], graph: Graph) -> list[list[str]]:
     """Return `names` in groups that the graph joins."""
-    groups = []
-    left = dict.fromkeys(names)
-    while left:
-        first = next(iter(left))
-        reached, open_ = {first}, [first]
-        while open_:
-            for other in graph.get(open_.pop(), ()):
-                if other not in reached:
-                    reached.add(other)
-                    open_.append(other)
-        group = [name for name in left if name in reached]
-        groups.append(group)
-        for name in group:
-            del left[name]
+    group_of: dict[str, int] = {}
+    groups: list[list[str]] = []
+    for name in names:
+        if name not in group_of:
+            _reach(name, graph, len(groups), group_of)
+            groups.append([])
+        groups[group_of[name]].append(name)
     return groups
+
+
+def _reach(first: str, graph: Graph, number: int, group_of: dict[str, int]) -> None:
+    """Give all that the graph joins to `first` its group's number."""
+    group_of[first] = number
+    open_ = [first]
+    while open_:
+        for other in graph.get(open_.pop(), ()):
+            if other not in group_of:
+                group_of[other] = number
+                open_.append(other)

@@ -54,7 +54,7 @@ def check_replica(ledger: Ledger, document: Mapping[str, Any], i: int, network: 
     }
     own, part = PlacedLedger(ledger, moves), replica_document(document, i)
     _check_asked(own, document, i)
-    if not check_pipeline(own, part):
+    if not check_pipeline(own, part, network):
         return False
     figures = recompute_stages(own, part, network)
     if figures is None:

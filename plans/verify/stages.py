@@ -43,14 +43,14 @@ class StageFigures:
     hop_decode_s: float
 
 
-def check_pipeline(ledger: Ledger, document: Mapping[str, Any]) -> bool:
+def check_pipeline(ledger: Ledger, document: Mapping[str, Any], network: Network) -> bool:
     """Check that the stages are a pipeline over distinct devices that holds every layer once.
 
     Returns whether they can be priced.
     """
     sound = _check_layers(ledger, document)
     if _check_devices(ledger, document):
-        check_groups(ledger, document)
+        check_groups(ledger, document, network)
     else:
         sound = False
     _check_options(ledger, document)
