@@ -22,7 +22,7 @@ from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import vectors
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
-from gpuplan.solvers.deployment.fluid import fluid_prices, fluid_value, layer_seconds, rooms_beyond
+from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, fluid_value, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed_packing
 from gpuplan.solvers.deployment.pricing import Pricing, Sketch
@@ -104,7 +104,10 @@ def _by_prices(
     known: Sequence[tuple[float, Counts]],
 ) -> Bound:
     """Return the fluid bound, or that of prices where it is better; with the replicas that the prices ask for."""
-    value, centre = fluid_prices(ceilings, goal, counts)
+    try:
+        value, centre = fluid_prices(ceilings, goal, counts, budget.exhausted)
+    except LateError:
+        return quick(ceilings, goal, counts)
     kind = "fluid of layers over devices"
     if value is None:
         return Bound(None, kind, infeasible=True)

@@ -15,6 +15,7 @@ each replica, the last one what its stages hold; with M = K, K₁/M is 1 and M/K
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -36,10 +37,21 @@ def fluid_value(ceilings: Ceilings, goal: Goal, counts: Counts) -> float | None:
     return fluid_prices(ceilings, goal, counts)[0]
 
 
-def fluid_prices(ceilings: Ceilings, goal: Goal, counts: Counts) -> tuple[float | None, Floats | None]:
+class LateError(Exception):
+    """The time is over before the programme stands."""
+
+
+def fluid_prices(
+    ceilings: Ceilings, goal: Goal, counts: Counts, over: Callable[[], bool] | None = None
+) -> tuple[float | None, Floats | None]:
     """Return the bound, and the duals that prove it: of the kinds, of replicas (0), of devices, of the demand.
 
     The bound is None when there is no deployment at all, the duals when they are not known.
+
+    Raises
+    ------
+    LateError
+        `over` says so while the programme is made.
     """
     fleet, problem = ceilings.fleet, goal.problem
     programme = Programme()
@@ -47,6 +59,8 @@ def fluid_prices(ceilings: Ceilings, goal: Goal, counts: Counts) -> tuple[float 
     rates: list[int] = []
     for degree in fleet.degrees:
         for batch in fleet.batches():
+            if over is not None and over():
+                raise LateError
             for least, most in DEPTHS:
                 deepest = min(most, fleet.num_layers, sum(counts) // degree)
                 if least <= deepest:

@@ -150,7 +150,7 @@ class Pricing:
         """
         low, high = 1.0, 1.0 + _largest_ratio(over, least)
         hot = np.flatnonzero(over > 0.0)
-        while len(hot) and high - low > FACTOR:
+        while len(hot) and high - low > FACTOR and not self.budget.exhausted():
             middle = 0.5 * (low + high)
             own = boxes.take(hot)
             still = self.weigh(own, prices.times(middle))[0] > 0.0

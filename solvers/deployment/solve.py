@@ -47,6 +47,8 @@ SOLVER = "deploy"
 PROOF = 1e-9
 #: Choices made anew at most because a link would be overdrawn.
 LINK_ROUNDS = 3
+#: Seconds set aside for the answer: in any case, for each device and for each kind; of the limit at most this share.
+WRITING_S, DEVICE_S, KIND_S, MOST_WRITING = 0.005, 2.0e-4, 0.01, 0.4
 #: Share of the time left that candidates may take, and that where the bound brings candidates of its own.
 CANDIDATES = 0.5
 FEW_CANDIDATES = 0.3
@@ -149,6 +151,17 @@ def _limits(
     return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
 
 
+def _searching(budget: Budget, fleet: Fleet) -> Budget:
+    """Return the same clock with what it takes to write the deployment out set aside, and a bound without a search."""
+    limit = budget.limits.time_limit_s
+    if limit is None:
+        return budget
+    writing = WRITING_S + len(fleet.devices) * DEVICE_S + len(fleet.kinds) * KIND_S
+    own = Budget(dataclasses.replace(budget.limits, time_limit_s=limit - min(writing, MOST_WRITING * limit)))
+    own.started = budget.started
+    return own
+
+
 def _over(share: Budget) -> bool:
     return share.remaining_s <= 0.0
 
@@ -171,9 +184,10 @@ class _Search:
         current: Deployment | None,
         switch: Switch,
     ) -> None:
-        self.problem, self.budget, self.seed = problem, budget, seed
+        self.problem, self.seed = problem, seed
         self.current, self.switch = current, switch
         self.fleet = Fleet(problem)
+        self.budget = _searching(budget, self.fleet)
         self.goal = Goal(self.fleet, problem)
         self.units = Units(self.fleet)
         slo = Slo(problem.ttft_slo_s or math.inf, problem.tpot_slo_s or math.inf)
@@ -185,7 +199,7 @@ class _Search:
         self.ceilings = Ceilings(self.fleet, self.units, slo, tokens, families)
         self.shaper = Shaper(self.units, self.ceilings)
         self.traffic = Traffic(self.fleet, tokens=self.ceilings.tokens)
-        self.bounding = budget
+        self.bounding = self.budget
         self.notes: list[str] = []
         self.work = 0
 
