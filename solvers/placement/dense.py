@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuplan.errors import UsageError
+from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
@@ -56,7 +56,17 @@ def solve_dense(
     """
     budget = Budget(limits)
     goal = problem.objective
-    tables = class_tables(problem, with_price=goal.name == "cost")
+    try:
+        tables = class_tables(problem, with_price=goal.name == "cost")
+    except UnsupportedError:  # too many unlike devices
+        from gpuplan.solvers.placement.unlike.over import solve_rounded
+
+        rounded = None
+        if engine == "auto" and warm_start is None:
+            rounded = solve_rounded(problem, limits, seed, latency_second=latency_second)
+        if rounded is None:
+            raise
+        return rounded
     refuse_tables(tables, limits)
     session = Session(tables, engine, budget, Settings(limits.threads), second_key=latency_second)
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)

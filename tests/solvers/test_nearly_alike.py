@@ -9,7 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from gpuplan.errors import UnsupportedError
 from gpuplan.plans import solution_to_dict, verify_solution
+from gpuplan.profiles.problems import hops
 from gpuplan.profiles.problems.hops import unit_hops
 from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, Timing
 from gpuplan.solvers import solve
@@ -34,7 +36,7 @@ def _disturbed(problem: DensePlacement, seed: int, share: float) -> DensePlaceme
 
     made: dict[int, HopTable] = {}
 
-    def hops(table: HopTable | None) -> HopTable | None:
+    def moved(table: HopTable | None) -> HopTable | None:
         if table is None:
             return None
         if id(table) not in made:
@@ -43,7 +45,10 @@ def _disturbed(problem: DensePlacement, seed: int, share: float) -> DensePlaceme
 
     def timing(numbers: Timing) -> Timing:
         return dataclasses.replace(
-            numbers, compute_s=numbers.compute_s * off(D, n), hop=hops(numbers.hop), return_hop=hops(numbers.return_hop)
+            numbers,
+            compute_s=numbers.compute_s * off(D, n),
+            hop=moved(numbers.hop),
+            return_hop=moved(numbers.return_hop),
         )
 
     latency = timing(problem.latency)
@@ -142,8 +147,10 @@ def test_rounded_problems_bound_the_true_one(instances: ModuleType, monkeypatch:
         for query in _queries(problem, rng):
             true = small.minimise(_core(session, query), math.inf, session.budget)
             for up in (False, True):
-                inner = _session(made.rounded(group, epsilon, up=up).problem)
-                found = nearly.NearlyAlike(made, made.rounded(group, epsilon), epsilon, inner, _home(session))
+                rounded = made.rounded(group, epsilon, up=up)
+                inner = _session(rounded.problem)
+                finest = nearly.Finest(made, rounded, epsilon, inner.tables)
+                found = nearly.NearlyAlike(finest, inner, _home(session))
                 restated = found._restated(query, inner.tables)
                 answer = small.minimise(_core(inner, restated), math.inf, session.budget)
                 if up and query.entry is None and query.budget is None:
@@ -208,10 +215,10 @@ def _cluster(hosts: int, share: float, seed: int, objective: str = "latency") ->
     near = np.arange(hosts)[:, None] // 4 == np.arange(hosts) // 4
     latency = np.where(near, 0.03, 0.08)
     np.fill_diagonal(latency, 0.01)
-    hops = unit_hops(host, latency, np.zeros((hosts, hosts)))
+    table = unit_hops(host, latency, np.zeros((hosts, hosts)))
     layers = rng.uniform(0.9, 1.1, 40)
     compute = np.array([1.0, 1.6])[kind][host][:, None] * layers * rng.uniform(1.0 - share, 1.0 + share, (4 * hosts, 1))
-    timing = Timing(compute, hops, np.ones(40))
+    timing = Timing(compute, table, np.ones(40))
     return DensePlacement(
         tuple(f"g{d}" for d in range(4 * hosts)),
         tuple(f"l{i}" for i in range(40)),
@@ -232,8 +239,8 @@ def test_the_finest_rounding_that_leaves_the_hosts_is_taken() -> None:
     assert found is not None
     assert session.tables.num_classes == 64
     assert found.session.tables.num_classes == 16
-    assert 0.015 < found.rounded.epsilon < 0.0199
-    assert "2 kinds in 16 ε-classes" in found.describe()
+    assert 0.015 < found.finest.rounded.epsilon < 0.0199
+    assert "2 kinds in 16 ε-classes" in found.finest.describe()
 
 
 def test_devices_that_differ_much_are_left_alone() -> None:
@@ -278,3 +285,29 @@ def test_one_work_limit_one_answer() -> None:
     first, second = (solve(problem, work_limit=500, time_limit_s=None) for _ in range(2))
     assert first.plan == second.plan
     assert first.bound == second.bound
+
+
+@pytest.mark.parametrize("objective", ["latency", "bottleneck", "efficiency", "cost", "kv-capacity"])
+def test_more_devices_than_tables_hold_are_answered_rounded(monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+    """With 2,000 entries for tables 64 unlike devices are too many, their 16 hosts are not; the bound is valid."""
+    problem = _cluster(16, 0.01, 5, objective)
+    whole = solve(problem, time_limit_s=None, work_limit=20_000)
+    monkeypatch.setattr(hops, "MOST_ENTRIES", 2_000)
+    result = solve(problem)
+    assert result.status in ("optimal", "feasible")
+    assert result.report.bound_kind == "ε-classes"
+    assert "too many unlike devices" in result.report.notes[0]
+    assert verify_solution(solution_to_dict(result, problem), problem).ok
+    assert result.bound is not None
+    bound, value = np.atleast_1d(result.bound)[0], np.atleast_1d(result.objective)[0]
+    assert bound <= value
+    if objective != "bottleneck":  # whose search has no plan by then
+        assert bound <= np.atleast_1d(whole.objective)[0] + 1e-9 * abs(bound)
+        assert value >= np.atleast_1d(whole.bound)[0] - 1e-9 * abs(value)
+
+
+def test_too_many_devices_that_differ_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """±30 %: nothing can be taken as alike, and the sentence is that of the tables."""
+    monkeypatch.setattr(hops, "MOST_ENTRIES", 2_000)
+    with pytest.raises(UnsupportedError, match="no two are alike"):
+        solve(_cluster(16, 0.3, 1))

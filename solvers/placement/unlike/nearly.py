@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuplan.errors import UnsupportedError
+from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.placement.core import Core, CoreOutcome, Query, bits_of
 from gpuplan.solvers.placement.effort import KEY_BITS, Settings, Trace
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
@@ -36,16 +38,35 @@ SLACK = 1e-12
 
 
 @dataclass(frozen=True)
-class NearlyAlike:
-    """The rounded problem of a session.
-
-    home
-        Class of each device in the true problem, shape (D,).
-    """
+class Finest:
+    """The rounding chosen for a problem, at a share `epsilon` between devices of a group, and its tables."""
 
     rounding: Rounding
     rounded: Rounded
     epsilon: float
+    tables: ClassTables
+
+    def describe(self) -> str:
+        """Say what was taken as alike."""
+        groups, classes = int(self.rounded.group.max()) + 1, self.tables.num_classes
+        kinds = "1 kind" if groups == 1 else f"{groups} kinds"
+        return (
+            f"{len(self.rounded.group):,} devices taken as {kinds} in {classes:,} "
+            f"ε-classes, each as fast as the fastest of its kind (ε = {100.0 * self.rounded.epsilon:.2g} %)"
+        )
+
+
+@dataclass(frozen=True)
+class NearlyAlike:
+    """The rounded problem of a session.
+
+    session
+        A session of its own on the rounded problem.
+    home
+        Class of each device in the true problem, shape (D,).
+    """
+
+    finest: Finest
     session: Session
     home: tuple[int, ...]
 
@@ -61,14 +82,6 @@ class NearlyAlike:
         if path is None and len(answer.path) > 1:
             path = self._cautious(query, micro_batches, core)
         return bound, path
-
-    def describe(self) -> str:
-        """Say what was taken as alike."""
-        groups, classes = int(self.rounded.group.max()) + 1, self.session.tables.num_classes
-        return (
-            f"{len(self.home):,} devices taken as {groups} {'kind' if groups == 1 else 'kinds'} in {classes:,} "
-            f"ε-classes, each as fast as the fastest of its kind (ε = {100.0 * self.rounded.epsilon:.2g} %)"
-        )
 
     def proof(self) -> str:
         """Say what answered the rounded problem."""
@@ -136,43 +149,65 @@ class NearlyAlike:
 
     def _cautious(self, query: Query, micro_batches: int, core: Core) -> ClassPath | None:
         """Return a plan of the problem rounded the other way, whose every plan is one of the true problem."""
-        worse = self.rounding.rounded(self.rounded.group, self.epsilon, up=True)
-        session = _session(worse, self.session)
+        finest = self.finest
+        worse = finest.rounding.rounded(finest.rounded.group, finest.epsilon, up=True)
+        session = _session(_tables(worse), self.session)
         answer = self._answer(session, query, micro_batches, math.inf)
         return None if answer.path is None else self._true_path(session, core, answer.path)
 
 
 def find_nearly_alike(session: Session) -> NearlyAlike | None:
-    """Return the finest rounding of a session's problem that leaves as few classes as the coarsest; None: no help."""
+    """Return a session's problem rounded, where the engines for classes answer it and half the classes go."""
     tables = session.tables
     if tables.modes is not None or tables.sizes is not None or tables.num_classes < FEWEST_CLASSES:
         return None
-    with_price = tables.problem.objective.name == "cost"
-    rounding = Rounding(tables.problem, with_price=with_price)
-    best: tuple[float, Rounded, Session] | None = None
+    finest = finest_rounding(tables.problem, SHARE_GONE * tables.num_classes)
+    if finest is None:
+        return None
+    inner = _session(finest.tables, session)
+    if not _fits(inner):
+        return None
+    home = np.zeros(tables.problem.num_devices, dtype=np.int64)
+    for c, members in enumerate(tables.members):
+        home[list(members)] = c
+    return NearlyAlike(finest, inner, tuple(home.tolist()))
+
+
+def finest_rounding(problem: DensePlacement, most: float) -> Finest | None:
+    """Return the finest rounding that leaves as few classes as the coarsest; None where those are more than `most`.
+
+    Raises
+    ------
+    UnsupportedError
+        The coarsest leaves too many classes for tables of them.
+    """
+    rounding = Rounding(problem, with_price=problem.objective.name == "cost")
+    best: Finest | None = None
     for epsilon in EPSILONS:
         group = rounding.groups(epsilon)
         if group is None:
             break
         rounded = rounding.rounded(group, epsilon)
-        inner = _session(rounded, session)
-        most = SHARE_GONE * tables.num_classes if best is None else best[2].tables.num_classes
-        if inner.tables.num_classes > most:
+        try:
+            tables = _tables(rounded)
+        except UnsupportedError:  # finer still leaves more
+            if best is None:
+                raise
             break
-        best = (epsilon, rounded, inner)
-    if best is None or not _fits(best[2]):
-        return None
-    home = np.zeros(tables.problem.num_devices, dtype=np.int64)
-    for c, members in enumerate(tables.members):
-        home[list(members)] = c
-    return NearlyAlike(rounding, best[1], best[0], best[2], tuple(home.tolist()))
+        if tables.num_classes > (most if best is None else best.tables.num_classes):
+            break
+        best = Finest(rounding, rounded, epsilon, tables)
+    return best
 
 
-def _session(rounded: Rounded, outer: Session) -> Session:
-    """Return a session of its own on a rounded problem, within the limits of the outer one."""
+def _tables(rounded: Rounded) -> ClassTables:
+    return class_tables(rounded.problem, with_price=rounded.problem.objective.name == "cost")
+
+
+def _session(tables: ClassTables, outer: Session) -> Session:
+    """Return a session of its own on rounded tables, within a share of the limits of the outer one."""
     from gpuplan.solvers.placement.query import Session
 
-    tables = class_tables(rounded.problem, with_price=rounded.problem.objective.name == "cost")
     return Session(tables, "auto", ShareBudget(outer.budget, MOST_SHARE), Settings(outer.settings.threads))
 
 
@@ -193,7 +228,7 @@ def minimise_nearly_alike(
         return session.minimise_large(core, upper, hint)
     bound, path = found.ask(query, micro_batches, core, upper)
     trace = session.settings.trace
-    trace.note(f"{found.describe()}: {found.proof()} gives a bound and a first plan")
+    trace.note(f"{found.finest.describe()}: {found.proof()} gives a bound and a first plan")
     hint = min(
         (known for known in (hint, path) if known is not None and core.holds(known)), key=core.value, default=None
     )
@@ -212,7 +247,7 @@ def _joined(core: Core, rest: CoreOutcome, bound: float, upper: float, found: Ne
     """Return an outcome with the better of two bounds, and say which it is."""
     if rest.proven or bound <= rest.bound:
         return rest
-    trace.kind, trace.proof = "ε-classes", f"{found.describe()}; {found.proof()} of them"
+    trace.kind, trace.proof = "ε-classes", f"{found.finest.describe()}; {found.proof()} of them"
     least = min(rest.value, upper)
     proven = bound >= _target(core, least)
     return CoreOutcome(rest.value, rest.path, least if proven else min(bound, least), proven)
