@@ -19,9 +19,9 @@ from gpuplan.solvers import compiling, solve
 from gpuplan.solvers.compiling import KernelSet
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement import large, small
-from gpuplan.solvers.placement.cheap import Cheap
+from gpuplan.solvers.placement.cheap import Cheap, last_resort
 from gpuplan.solvers.placement.compiling import LARGE
-from gpuplan.solvers.placement.core import Query, make_core
+from gpuplan.solvers.placement.core import CoreOutcome, Query, make_core
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.tables import class_tables
 
@@ -65,6 +65,31 @@ def test_cheap_bounds_and_plans_are_valid(instances: ModuleType) -> None:
             assert outcome.value == core.value(outcome.path)
         assert not (outcome.proven and optimum.path is not None)
     assert plans > 0.9 * possible
+
+
+def test_rules_find_plans_whatever_the_time(instances: ModuleType) -> None:
+    """With no time at all: plans of rules hold, and no bound is above the optimum, a better one that was known kept."""
+    spent = Budget(Limits(1e-9))
+    found = possible = 0
+    for seed in range(200):
+        problem: DensePlacement = instances.random_problem(seed)
+        if problem.micro_batches == "stages":
+            continue
+        core = make_core(class_tables(problem), Query(), problem.micro_batches)
+        if core.max_stages < 2:
+            continue
+        optimum = small.minimise(core, math.inf, Budget(Limits(None)))
+        known = 0.9 * optimum.value if optimum.path is not None else 1.0
+        outcome = last_resort(core, CoreOutcome(math.inf, None, known, False), spent)
+        possible += optimum.path is not None
+        found += outcome.path is not None
+        assert outcome.bound <= optimum.value * (1 + 1e-9)
+        assert outcome.bound >= min(known, outcome.value)
+        if outcome.path is not None:
+            assert core.holds(outcome.path)
+            assert outcome.value == core.value(outcome.path)
+            assert outcome.value >= optimum.value * (1 - 1e-9)
+    assert found > 0.8 * possible
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
-from gpuplan.solvers import Progress, Result, pareto, solve
+from gpuplan.solvers import Budget, Limits, Progress, Result, pareto, solve
 from gpuplan.solvers.placement.evaluate import broken_rule
 
 
@@ -54,6 +54,41 @@ def test_time_limit_is_kept(clusters: ModuleType, limit_s: float, objective: str
     assert time.process_time() - started <= 10 * limit_s + 2.0
     assert result.status in ("feasible", "no_solution", "optimal")
     _check(result, problem)
+
+
+def test_the_making_of_a_problem_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that take 0.3 s to make leave 0.2 s of half a second for the search; the report states what was asked."""
+    from gpuplan import PlacementProblem, load_model, load_topology
+    from gpuplan.solvers import solving
+
+    problem = PlacementProblem(load_model("llama-3.1-8b"), load_topology("8xl4"))
+    left: list[float | None] = []
+    make, search = solving._dense, solving.solve_dense
+
+    def slowly(asked: object) -> object:
+        time.sleep(0.3)
+        return make(asked)  # type: ignore[arg-type]
+
+    def listening(dense: object, limits: Limits, *others: object, **more: object) -> object:
+        left.append(limits.time_limit_s)
+        return search(dense, limits, *others, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(solving, "_dense", slowly)
+    monkeypatch.setattr(solving, "solve_dense", listening)
+    result = solve(problem, time_limit_s=0.5)
+    assert left[0] is not None
+    assert 0.0 < left[0] <= 0.2
+    assert result.report.options["time_limit_s"] == 0.5
+    assert result.report.wall_time_s >= 0.3
+
+
+def test_what_is_kept_of_a_limit_is_half_of_the_rest_at_most() -> None:
+    """Of 10 s, 2 s or half may be kept for work to come; with no time left a search gets 1 ms; no limit stays none."""
+    budget = Budget(Limits(10.0))
+    assert budget.rest(2.0).time_limit_s == pytest.approx(8.0, abs=0.1)
+    assert budget.rest(100.0).time_limit_s == pytest.approx(5.0, abs=0.1)
+    assert Budget(Limits(1e-9)).rest().time_limit_s == 1e-3
+    assert Budget(Limits(None)).rest(2.0).time_limit_s is None
 
 
 def test_work_limit_is_repeatable(clusters: ModuleType) -> None:
