@@ -47,6 +47,9 @@ class Heat:
 #: placement, near ones its details; which of the two is missing is not known, so every aim has its turn.
 FROM_PLANS = (Heat(0.02, 0.9, 0.0), Heat(0.1, 0.3, 0.5))
 FROM_BEST = (Heat(0.003, 0.3, 0.0), Heat(0.02, 0.3, 0.0), Heat(0.08, 0.3, 0.0), Heat(0.3, 0.3, 0.0))
+#: First temperatures and shares of swaps of the runs that realise a placement of the label search, and runs of each.
+REALISING = ((0.3, 1.0), (0.05, 0.5), (0.01, 0.3))
+RUNS_OF_REALISING = 3
 FROM_CHANCE = Heat(0.3, 0.3, 0.3)
 AIMS = (0.0, 0.05, 0.2, 0.5)
 #: The same for many nodes, which little heat disorders beyond repair within any budget.
@@ -78,6 +81,24 @@ class Polish:
         self.budget = budget
         for heat in self.from_plans:
             self._chain(self._state(start), heat)
+
+    def realise(self, start: Sequence[NodeRange], target: float, budget: Budget) -> None:
+        """Anneal a placement towards the target (tokens/s) it was found for: who holds what first, then details."""
+        self.budget = budget
+        state = self._state(start)
+        found: Annealed | None = None
+        for hot, swaps in REALISING:
+            for _ in range(RUNS_OF_REALISING):
+                if self._over():
+                    break
+                moves = max(MOVES * 24 // max(len(self.arrays.kinds), 24), 500)
+                schedule = Schedule(moves, hot, 0.03 * hot, swaps)
+                found = anneal(self.arrays, *state, target, schedule, int(self.rng.integers(2**31)))
+                self.budget.spend(moves)
+                state = found.best_start, found.best_length
+                self.incumbent.offer(_placement(*state))
+        if found is not None:
+            self._keep(found)
 
     def rounds(self, budget: Budget) -> None:
         """Anneal from the best placements and now and then from chance, until the budget ends or nothing is gained."""

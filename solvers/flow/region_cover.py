@@ -20,14 +20,14 @@ from gpuplan.solvers.limits import Budget
 
 #: Efforts: labels of a proof; labels a layer, covers a state and window of each beam.
 EFFORTS: tuple[tuple[int, tuple[tuple[int, int, float], ...]], ...] = (
-    (60_000, ((300, 20, 1.1), (300, 20, np.inf))),
-    (300_000, ((300, 20, 1.1), (300, 20, np.inf), (1_000, 60, 2.2))),
-    (1_000_000, ((1_000, 60, 1.1), (1_000, 20, np.inf), (1_000, 60, 3.3))),
-    (4_000_000, ((3_000, 200, 1.1), (3_000, 20, np.inf), (3_000, 100, 3.3))),
-    (20_000_000, ((10_000, 400, 1.1), (10_000, 40, np.inf), (10_000, 200, 3.3))),
+    (150_000, ((300, 20, np.inf), (300, 20, 1.1))),
+    (500_000, ((300, 20, np.inf), (300, 20, 1.1), (1_000, 60, 2.2))),
+    (1_500_000, ((300, 20, np.inf), (1_000, 60, 1.1), (1_000, 20, np.inf), (1_000, 60, 3.3))),
+    (5_000_000, ((300, 20, np.inf), (3_000, 200, 1.1), (3_000, 20, np.inf), (3_000, 100, 3.3))),
+    (20_000_000, ((300, 20, np.inf), (10_000, 400, 1.1), (10_000, 40, np.inf), (10_000, 200, 3.3))),
 )
 #: Shares of what is left of the budget that the proofs, or the beams, of each effort may take.
-SHARES = (0.1, 0.2, 0.3, 0.45, 0.6)
+SHARES = (0.15, 0.25, 0.3, 0.4, 0.4)
 #: Random ranking of labels in beams, prices, in turn.
 NOISES = (0.05, 0.1, 0.3)
 #: Targets tried by the proofs, and by the beams, of one effort.
@@ -36,11 +36,11 @@ TRIES = 5
 NEAR = 1e-4
 #: Relative distance of the bound at which the value itself is tried first, and the first leap of targets otherwise.
 WITHIN_REACH = 0.02
-FIRST_LEAP = 0.005
+FIRST_LEAP = 0.0025
 #: Slack that counts as the same step.
 SAME_SLACK = 1e-7
 #: Share of that for annealing a placement found.
-REALISE_SHARE = 0.1
+REALISE_SHARE = 0.3
 
 
 class RegionCover:
@@ -51,7 +51,7 @@ class RegionCover:
     top
         Ticks that no placement exceeds.
     realise
-        What is done with a placement found, to make the most of it on the real links.
+        What is done with a placement found for a target (tokens/s), to make the most of it on the real links.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RegionCover:
         incumbent: Incumbent,
         regions: Sequence[Sequence[int]],
         top: int,
-        realise: Callable[[Sequence[NodeRange], Budget], None],
+        realise: Callable[[Sequence[NodeRange], float, Budget], None],
     ) -> None:
         self.incumbent = incumbent
         self.upper = top
@@ -82,7 +82,7 @@ class RegionCover:
                 break
             proven = self._disproven(target, EFFORTS[effort][0], too_hard, budget)
             high = self._highest()
-            leap = 3 * leap if proven else min(leap, high - target) // 4
+            leap = 2 * leap if proven else min(leap, high - target) // 4
             too_hard_a_step = not proven and self._step_low(high) <= target
             if high < low or leap <= NEAR * high or too_hard_a_step:
                 break
@@ -149,7 +149,7 @@ class RegionCover:
             placement = view.place(outcome.ranges)
             self.incumbent.offer(placement)
             if not self._over(budget):
-                self.realise(placement, part_of(budget, REALISE_SHARE))
+                self.realise(placement, view.instance.tokens(target), part_of(budget, REALISE_SHARE))
         return outcome.answer
 
     def _highest(self) -> int:

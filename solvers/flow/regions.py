@@ -40,8 +40,8 @@ UNION_EFFORTS = 2
 #: Share of the budget for planning regions, of few nodes and of many: their annealing and searches gain less a second.
 PLANNING_SHARE, PLANNING_SHARE_OF_MANY = 0.1, 0.5
 #: Shares of what is left of the budget for annealing from one start, and for annealing between two efforts.
-START_SHARE = 0.02
-TURN_SHARE = 0.15
+START_SHARE = 0.01
+TURN_SHARE = 0.1
 #: Placements of each manner that annealing starts from.
 MOST_STARTS = 3
 
@@ -127,7 +127,7 @@ def _by_turns(
 ) -> None:
     """Anneal and search by regions in turn, with growing effort."""
     polish = Polish(incumbent, arrays_of(incumbent.problem, regions), seed)
-    search = RegionCover(incumbent, regions, top, polish.improve) if len(regions) > 1 else None
+    search = RegionCover(incumbent, regions, top, polish.realise) if len(regions) > 1 else None
     for effort in range(len(EFFORTS)):
         if search is not None:
             search.prove(effort)
