@@ -35,7 +35,7 @@ from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Units
-from gpuplan.solvers.limits import Budget, Limits, Progress
+from gpuplan.solvers.limits import Budget, Limits, Progress, refuse_memory
 from gpuplan.solvers.result import Report, Result, Status, relative_gap
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ CANDIDATES = 0.5
 FEW_CANDIDATES = 0.3
 #: Share of the time left then that the bound may take.
 BOUND = 0.75
+
+#: Bytes a search takes for each device, seen on clusters of unlike ones.
+DEVICE_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def deploy(
     time_limit_s: float | None = 60.0,
     work_limit: int | None = None,
     threads: int = 1,
+    memory_limit_bytes: int | None = None,
     seed: int = 0,
     cancel: Callable[[], bool] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -111,7 +115,7 @@ def deploy(
         within that does not make the plan go to and fro.
     move_cost
         Objective units (requests/s, tokens/s, devices, price per hour) for each byte a device has to load.
-    time_limit_s, work_limit, threads, cancel, on_progress
+    time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress
         See `Limits`; work counts candidate replicas.
     seed
         Kept in the report; nothing here is random.
@@ -126,9 +130,11 @@ def deploy(
     UsageError
         A value out of range.
     UnsupportedError
-        More devices than link tables are kept for.
+        More devices than link tables are kept for, or more memory than is allowed.
     """
-    limits = _limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    limits = _limits(time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress)
+    devices = problem.topology.num_devices
+    refuse_memory(f"a deployment over {devices:,} devices", float(DEVICE_BYTES * devices), limits)
     switch = _switch(move_cost, hysteresis)
     return _Search(problem, Budget(limits), seed, current, switch).run()
 
@@ -137,9 +143,12 @@ def _limits(
     time_limit_s: float | None,
     work_limit: int | None,
     threads: int,
+    memory_limit_bytes: int | None,
     cancel: Callable[[], bool] | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Limits:
+    if memory_limit_bytes is not None and memory_limit_bytes < 1:
+        raise UsageError(f"expected a memory limit of at least 1 byte, got {memory_limit_bytes!r}")
     if time_limit_s is not None and not time_limit_s > 0.0:
         raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
     if work_limit is not None and work_limit < 1:
@@ -148,7 +157,7 @@ def _limits(
         raise UsageError(f"expected at least 1 thread, got {threads!r}")
     if time_limit_s is not None and math.isinf(time_limit_s):
         time_limit_s = None
-    return Limits(time_limit_s, work_limit, threads, cancel, on_progress)
+    return Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
 
 
 def _searching(budget: Budget, fleet: Fleet) -> Budget:

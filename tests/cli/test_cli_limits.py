@@ -73,6 +73,7 @@ def _packing(devices: int, layers: int) -> dict[str, object]:
     [
         ("map", "llama-3.1-8b", "8xl4"),
         ("pareto", "llama-3.1-8b", "8xl4"),
+        ("deploy", "llama-3.1-8b", "8xl4"),
         ("solve", "placement.json"),
         ("solve", "placement.json", "--solver", "labels"),
         ("solve", "flow.json"),
