@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from gpuplan.plans.placement_solution import FrontPoint
 from gpuplan.solvers.placement.core import Query
+from gpuplan.solvers.placement.effort import Effort
 from gpuplan.solvers.placement.evaluate import evaluate
 from gpuplan.solvers.placement.query import Answer, Session, improves
 from gpuplan.solvers.placement.tables import ClassPath
 
+#: Effort for each query of a front but the first: its multipliers start from those of the query before.
+FRONT_STEPS = 25
+FRONT_LADDER = (
+    Effort(15, 0),
+    Effort(0, 100),
+    Effort(40, 300),
+    Effort(80, 1_000),
+    Effort(200, 3_000),
+    Effort(400, 30_000),
+    Effort(0, None),
+)
 #: A point is dropped when another is at most this much worse, relative, in every component.
 TIE = 1e-9
 
@@ -22,6 +35,8 @@ def front_points(session: Session) -> tuple[tuple[FrontPoint, ...], bool, bool]:
     first = session.ask(Query())
     if first.path is None:
         return (), False, first.infeasible
+    if session.settings.ladder is None and session.engine != "beam":
+        session.settings = replace(session.settings, ladder=FRONT_LADDER, joint_steps=FRONT_STEPS)
     front = _Front(session, [_point(session, first.path)])
     most = session.tables.max_stages
     front.solve(most, first)
