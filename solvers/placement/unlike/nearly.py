@@ -16,8 +16,10 @@ import numpy as np
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, CoreOutcome, Query, bits_of
 from gpuplan.solvers.placement.effort import KEY_BITS, Settings, Trace
+from gpuplan.solvers.placement.reduced import restore, restrict
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
 from gpuplan.solvers.placement.unlike.quiet import ShareBudget
 from gpuplan.solvers.placement.unlike.rounding import Rounded, Rounding
@@ -33,6 +35,8 @@ FEWEST_CLASSES, SHARE_GONE = 24, 0.5
 MOST_SHARE = 0.3
 #: Exchanges of a class for one of its kind that are tried.
 MOST_TRIES = 2_000
+#: More classes than this are first searched by a few of them.
+MANY_CLASSES, FEW_CLASSES = 1_500, 384
 #: Bounds of the rounded problem are lowered by this share, for sums rounded in another order.
 SLACK = 1e-12
 
@@ -147,6 +151,31 @@ class NearlyAlike:
                     best, true, path, c = core.value(found), found, moved, other
         return true
 
+    def improved(self, session: Session, core: Core, path: ClassPath) -> ClassPath:
+        """Return the best plan found on a plan's hosts and the fastest others, a few hundred classes in all."""
+        from gpuplan.solvers.placement import large
+
+        keep = self._promising(core, path)
+        place = {int(c): k for k, c in enumerate(keep)}
+        inner = tuple((place[c], start, stop) for c, start, stop in path)
+        budget = ShareBudget(session.budget, MOST_SHARE)
+        settings = Settings(session.settings.threads)
+        found = large.minimise(restrict(core, keep), core.value(path), budget, settings, hint=inner)
+        return path if found.path is None else restore(found.path, keep)
+
+    def _promising(self, core: Core, path: ClassPath) -> IntArray:
+        """Return the classes of a plan, then of the ε-classes that are fastest against what they are taken for."""
+        used, tables = {c for c, _, _ in path}, self.finest.tables
+        times = core.prefix[:, -1]
+        groups = [sorted({self.home[device] for device in members}) for members in tables.members]
+        taken_for = np.maximum(tables.latency.prefix[:, -1], 1e-300)
+        slowness = [float(times[classes].mean() / taken_for[r]) for r, classes in enumerate(groups)]
+        chosen = set(used)
+        for r in sorted(range(len(groups)), key=lambda r: (used.isdisjoint(groups[r]), slowness[r])):
+            if len(chosen.union(groups[r])) <= FEW_CLASSES:
+                chosen.update(groups[r])
+        return np.array(sorted(chosen), dtype=np.int64)
+
     def _cautious(self, query: Query, micro_batches: int, core: Core) -> ClassPath | None:
         """Return a plan of the problem rounded the other way, whose every plan is one of the true problem."""
         finest = self.finest
@@ -239,6 +268,8 @@ def minimise_nearly_alike(
     least = min(value, upper)
     rest = CoreOutcome(value, hint, -math.inf, False)
     if bound < _target(core, least):
+        if hint is not None and core.num_classes > MANY_CLASSES:
+            hint = found.improved(session, core, hint)
         rest = session.minimise_large(core, upper, hint)
     return _joined(core, rest, bound, upper, found, trace)
 
