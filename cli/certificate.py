@@ -38,6 +38,17 @@ def format_value(value: Value | Sequence[float] | None, objective: str) -> str:
     return ", ".join(_component(part, unit) for part, unit in zip(parts, units, strict=False))
 
 
+def format_bound(bound: Value | None, value: Value | None, objective: str) -> str:
+    """Return a bound with its units; of a pair the first key alone where it is open, for nothing is known beyond.
+
+    >>> format_bound((2.0, 0.0), (3.0, 1.5), "efficiency"), format_bound((3.0, 1.0), (3.0, 1.5), "efficiency")
+    ('2 devices', '3 devices, 1.00 s')
+    """
+    if isinstance(bound, tuple) and isinstance(value, tuple) and bound[0] != value[0]:
+        return format_value(bound[:1], objective)
+    return format_value(bound, objective)
+
+
 def _component(value: Any, unit: str) -> str:
     if unit == "s":
         return format_seconds(float(value))
@@ -86,7 +97,7 @@ def open_claim(result: Result[Any], objective: str, what: str) -> str:
         return f"points found so far, not proven complete ({wall})"
     if result.bound is None or result.gap is None:
         return f"a valid {what}; no bound is known, so how much better the best is stays open ({wall})"
-    bound = format_value(result.bound, objective)
+    bound = format_bound(result.bound, result.objective, objective)
     return f"within {percent(result.gap)} of the best possible (bound = {bound}, {wall})"
 
 

@@ -138,12 +138,15 @@ def _compare_flow(
 
 
 def _print(rows: Sequence[Row], objective: str, output: Output) -> None:
-    from gpuplan.cli.compare_view import compare_report, compare_table, notes
+    from gpuplan.cli.compare_view import compare_report, compare_table, legend, notes, proofs
     from gpuplan.cli.style import bullets
 
     output.document({"objective": objective, "solvers": compare_report(rows)})
     output.show(compare_table(rows, objective))
-    remarks = notes(rows)
+    told = legend(rows)
+    if told:
+        output.show("", told)
+    remarks = [*proofs(rows, objective), *notes(rows)]
     if remarks:
         output.show("", bullets(remarks))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpuplan.cli.certificate import format_value, percent
+from gpuplan.cli.certificate import format_bound, format_value, percent
 from gpuplan.cli.solving import value_to_json
 from gpuplan.cli.style import plain_table
 from gpuplan.units import format_seconds
@@ -93,6 +93,31 @@ def compare_table(rows: Sequence[Row], objective: str) -> Table:
             {True: "✔", False: "✘", None: ""}[row.verified],
         )
     return table
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """Return what the words and signs of the table mean, those that stand in it."""
+    said = []
+    if any(row.status == "optimal" for row in rows):
+        said.append("optimal: proven, its bound is the objective")
+    if any(row.status == "feasible" and row.gap is not None for row in rows):
+        said.append("gap: the plan is proven to be within it of the best possible")
+    if any(row.status == "feasible" and row.gap is None for row in rows):
+        said.append("a plan: no bound")
+    if any(row.verified for row in rows):
+        said.append("✔: recomputed by the verifier")
+    return "; ".join(said)
+
+
+def proofs(rows: Sequence[Row], objective: str) -> list[str]:
+    """Return how bounds were proven, each kind once with the solvers that proved theirs so, and what is still open."""
+    speakers: dict[str, list[str]] = {}
+    for row in rows:
+        result: Result[Any] | None = getattr(row, "result", None)
+        if result is not None and row.bound is not None and result.report.bound_kind:
+            value = "" if row.status == "optimal" else f" ({format_bound(row.bound, row.objective, objective)})"
+            speakers.setdefault(result.report.bound_kind, []).append(f"{row.name}{value}")
+    return [f"bound by {kind}: {', '.join(names)}" for kind, names in speakers.items()]
 
 
 def bound_by(row: Row) -> str | None:

@@ -154,20 +154,23 @@ def test_stopped_engines_claim_no_more_than_is_true_on_many(path: str, instances
 
 @pytest.mark.slow
 def test_work_limits_leave_valid_bounds(instances: ModuleType) -> None:
-    """Every exact engine of gpuplan's own under work limits from one label on: 1,500 repeatable runs."""
+    """Every exact engine of gpuplan's own under work limits from one label on: 270 repeatable runs.
+
+    Thousands more of the general engine, at every effort, are in `test_exact_bounds`.
+    """
     feasible = 0
-    for seed in range(50_000, 50_100):
+    for seed in range(50_000, 50_030):
         objective = (*OBJECTIVES, "kv-capacity")[seed % 6]
         problem = instances.random_problem(seed, devices=(4, 6), layers=(6, 12), objective=objective)
         if objective == "kv-capacity" and not problem.kv_bytes_per_token.any():
             problem = dataclasses.replace(problem, kv_bytes_per_token=np.ones(problem.num_layers))
         optimum = solve(problem).objective
         for path in ("dp", "labels", "quotient"):
-            for work in (1, 10, 50, 200, 1_000):
+            for work in (1, 30, 500):
                 result = solve(problem, solver=path, work_limit=work, time_limit_s=None)
                 feasible += result.status == "feasible"
                 if optimum is None:
                     assert result.plan is None
                 elif result.bound is not None and not math.isinf(parts(result.bound)[0]):
                     assert below(result.bound, optimum), (problem.name, objective, path, work, result, optimum)
-    assert feasible > 20
+    assert feasible > 5

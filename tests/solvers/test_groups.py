@@ -113,12 +113,25 @@ def test_other_solvers_take_one_size_at_a_time(solver: str) -> None:
 
 
 def test_what_other_solvers_refuse() -> None:
-    """Uneven sizes, and islands whose devices differ, are refused with the mend."""
+    """Uneven sizes, and islands whose devices differ, are refused with the mend by what needs devices apart."""
     uneven = asked("llama-3.1-8b", "dgx-a100", tensor_parallel=(1, 2), uneven_tensor_parallel=True)
     with pytest.raises(UnsupportedError, match="use auto"):
-        solve(uneven, solver="even")
+        solve(uneven, solver="dp-naive")
     with pytest.raises(UnsupportedError, match="use auto"):
-        solve(asked("llama-3.1-8b", "dgx-1-v100", tensor_parallel=(2,)), solver="even")
+        solve(asked("llama-3.1-8b", "dgx-1-v100", tensor_parallel=(2,)), solver="dp-naive")
+
+
+@pytest.mark.parametrize("solver", ["even", "bgs", "published"])
+def test_rules_choose_groups_of_neighbours(solver: str) -> None:
+    """Where sizes or devices may differ a rule still has a plan, without a bound, and no better than the optimum."""
+    for problem in (
+        asked("llama-3.1-8b", "dgx-a100", tensor_parallel=(1, 2), uneven_tensor_parallel=True),
+        asked("llama-3.1-8b", "dgx-1-v100", tensor_parallel=(2,)),
+    ):
+        best, other = solve(problem), solve(problem, solver=solver)
+        assert (other.status, other.bound, other.gap) == ("feasible", None, None)
+        assert verify(other.require_plan()).ok
+        assert other.objective >= best.objective * (1.0 - 1e-9)
 
 
 def test_infeasible_with_reasons() -> None:

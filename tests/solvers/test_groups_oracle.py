@@ -456,9 +456,9 @@ def test_generic_models_equal_brute_force(solver: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", GENERIC)
 def test_more_generic_models_equal_brute_force(solver: str) -> None:
-    """The same on 18 more instances."""
+    """The same on 12 more instances."""
     with kept_workers():
-        assert check_generic(solver, range(613, 631)) >= 60
+        assert check_generic(solver, range(613, 625)) >= 40
 
 
 @pytest.mark.parametrize("solver", ["auto", "milp-blocks", "milp-layers", "cp-sat"])

@@ -122,6 +122,8 @@ def _by_other_solver(asked: Asked) -> Found:
         alone = False  # measured against the best plans of all degrees
     if asked.entry.cross_check() is not None and not alone:
         return by_generic_model(asked)
+    if asked.entry.kind == "baseline":  # a rule proves nothing, so it may choose its groups
+        return best_degree(asked, chosen=not asked.segments.all_alike)
     if not asked.one_size:
         raise UnsupportedError(
             f"solver {asked.entry.name} plans stages of one size; leave uneven tensor parallelism out,"
