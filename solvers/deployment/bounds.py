@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
-from gpuplan.solvers.deployment.columns import vectors
+from gpuplan.solvers.deployment.columns import Column, vectors
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, fluid_value, layer_seconds, rooms_beyond
@@ -93,6 +93,28 @@ def bound(
     if other.infeasible or (other.value is not None and goal.better(own.value, other.value)):
         return dataclasses.replace(other, chains=own.chains)
     return dataclasses.replace(own, sketches=other.sketches)
+
+
+def exact_bound(fleet: Fleet, goal: Goal, columns: Sequence[Column]) -> Bound:
+    """Return the bound of packing the best replica of every vector of class counts."""
+    problem, kind = goal.problem, "packing of every replica there is"
+    counts = tuple(map(len, fleet.classes))
+    shapes = [tuple(column.needs.get(("class", i, ()), 0) for i in range(len(counts))) for column in columns]
+    table = pack(counts, shapes, [column.replica.value * (1 + SLACK) for column in columns], problem.max_replicas)
+
+    def weight(vector: Counts) -> float:
+        kinds = [0] * len(fleet.kinds)
+        for members, count in zip(fleet.classes, vector, strict=True):
+            kinds[int(fleet.kind_of[members[0]])] += count
+        return goal.weight(kinds)
+
+    if problem.demand_rps is None:
+        value = float(table.values[most_worth(table, problem.max_devices)])
+        return Bound(value, kind) if value > 0.0 else Bound(None, kind, infeasible=True)
+    state = least_for(table, problem.demand_rps * (1 - SLACK), weight, problem.max_devices)
+    if state is None:
+        return Bound(None, kind, infeasible=True)
+    return Bound(weight(tuple(table.states[state].tolist())), kind)
 
 
 def _by_prices(

@@ -62,6 +62,6 @@ def beyond_demand(fleet: Fleet, ceilings: Ceilings, goal: Goal, budget: Budget) 
     if not few_vectors(fleet):
         return (f"no deployment serves {problem.demand_rps:g} requests/s",)
     most = packed(ceilings, free, counts, None, budget).value
-    if most is None:
+    if most is None or most >= problem.demand_rps:  # what proved it is closer than these ceilings
         return (f"no deployment serves {problem.demand_rps:g} requests/s",)
     return (f"the demand is {problem.demand_rps:g} requests/s, but no deployment serves more than {most:.6g}",)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.errors import UsageError
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deployment.bounds import Bound, bound, few_vectors
+from gpuplan.solvers.deployment.bounds import Bound, bound, exact_bound, few_vectors
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.chain import Slo
 from gpuplan.solvers.deployment.choice import Market, Pick, with_handicap
@@ -24,6 +24,7 @@ from gpuplan.solvers.deployment.columns import (
     island_makes,
     piece_columns,
 )
+from gpuplan.solvers.deployment.exhaustive import exact_columns
 from gpuplan.solvers.deployment.families import Families
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
@@ -230,6 +231,8 @@ class _Search:
         proven = bound(self.fleet, self.ceilings, self.goal, objective, self.bounding, known)
         if (proven.sketches or proven.chains) and self.current is None:
             placed = self._with_sketches(placed, columns, makes, proven)
+        if makes is None and self.current is None:
+            placed, proven = self._exactly(placed, proven)
         if placed is None:
             return self._without_plan(proven)
         return self._answer(placed, proven, decision)
@@ -247,6 +250,24 @@ class _Search:
             return placed
         self.notes.append(f"{len(more)} replicas over unequal pieces that the bound asks for")
         return found
+
+    def _exactly(self, placed: Placed | None, proven: Bound) -> tuple[Placed | None, Bound]:
+        """Return plan and bound by every replica there is, where they are few and the gap is open."""
+        closed = placed is not None and proven.value is not None
+        if proven.infeasible or (closed and self._proves(proven.value, placed)):
+            return placed, proven
+        columns = exact_columns(self.fleet, self.shaper, self.budget.exhausted)
+        if columns is None:
+            return placed, proven
+        found = self._choose(columns, None) if columns else None
+        if found is not None and (placed is None or self.goal.better(found.objective, placed.objective)):
+            placed = found
+        return placed, dataclasses.replace(exact_bound(self.fleet, self.goal, columns), sketches=(), chains=())
+
+    def _proves(self, limit: float | None, placed: Placed | None) -> bool:
+        assert limit is not None
+        assert placed is not None
+        return not self.goal.better(limit, placed.objective + self._proof(placed.objective))
 
     def _tell(self, phase: str, objective: float | None, limit: float | None) -> None:
         self.budget.report(phase, objective, limit)
@@ -470,7 +491,7 @@ class _Search:
 
         limit, objective = proven.value, placed.objective
         status: Status = "feasible"
-        if limit is not None and not self.goal.better(limit, objective + self._proof(objective)):
+        if limit is not None and self._proves(limit, placed):
             status, limit = "optimal", objective
         gap = 0.0 if status == "optimal" else relative_gap(objective, limit)
         if placed.throttled:
