@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gpuplan.cli.values import MicroBatches, Seconds, Size, TensorParallel, Whole
+from gpuplan.cli.options import (
+    collected,
+    micro_batches_option,
+    placing_options,
+    request_options,
+    return_hop_option,
+    tensor_parallel_option,
+)
+from gpuplan.cli.values import Seconds, Whole
 from gpuplan.units import GIB
 
 if TYPE_CHECKING:
@@ -18,7 +24,6 @@ if TYPE_CHECKING:
 else:  # older versions of click have no type parameter here
     _Type = click.ParamType
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 OBJECTIVES = ("requests", "throughput", "devices", "cost")
 
 
@@ -85,7 +90,10 @@ class BatchSize(Whole):
             self.fail(f"expected a whole number of at least 1, or 'auto', got {str(value)!r}", param, ctx)
 
 
-_OPTIONS: tuple[Decorator, ...] = (
+#: Adds the options to a command and hands them on as one `DeployOptions` named ``ask``.
+deploy_options = collected(
+    DeployOptions,
+    "ask",
     click.option(
         "--objective",
         type=click.Choice(OBJECTIVES),
@@ -101,39 +109,15 @@ _OPTIONS: tuple[Decorator, ...] = (
         show_default=True,
         help="Sequences in a batch; auto: the best power of two for each replica.",
     ),
-    click.option("--prompt", type=Whole(), default=1024, show_default=True, help="Prompt tokens of a sequence."),
-    click.option("--output", type=Whole(), default=128, show_default=True, help="Output tokens of a sequence."),
-    click.option(
-        "--micro-batches",
-        type=MicroBatches(),
-        metavar="N|stages",
-        default="stages",
-        show_default=True,
-        help="Batches in flight.",
-    ),
-    click.option(
-        "--tensor-parallel",
-        type=TensorParallel(),
-        metavar="auto|1|1,2,4",
-        default="auto",
-        show_default=True,
-        help="Devices in a stage: the sizes to try.",
-    ),
+    *request_options,
+    micro_batches_option("stages", "Batches in flight."),
+    tensor_parallel_option("auto", "auto|1|1,2,4"),
     click.option("--ttft-slo", type=Seconds(), metavar="S", help="Most seconds to the first token, without queueing."),
     click.option("--tpot-slo", type=Seconds(), metavar="S", help="Most seconds between tokens."),
     click.option("--max-devices", type=Whole(), help="Most devices in use."),
     click.option("--max-replicas", type=Whole(), help="Most replicas."),
-    click.option("--return-hop/--no-return-hop", default=True, help="Count the last stage's hop to the first."),
-    click.option("--reserve", type=Size(), default="1GiB", show_default=True, help="Memory kept free on each device."),
-    click.option("--for", "runtime", metavar="RUNTIME", help="Keep to what this runtime can hold."),
-    click.option(
-        "--costs",
-        multiple=True,
-        metavar="SOURCE",
-        help="Measured times: a table, a fit, or aiconfigurator; repeatable.",
-    ),
-    click.option("--costs-fallback", is_flag=True, help="Let the roofline fill in what --costs does not have."),
-    click.option("--extrapolate", is_flag=True, help="Read cost tables beyond what they measured."),
+    return_hop_option,
+    *placing_options,
     click.option("--current", metavar="DEPLOYMENT", help="The deployment in place, to change as little as needed."),
     click.option(
         "--move-cost",
@@ -158,18 +142,3 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="flow: layer ranges of devices may overlap; tokens take any way through them.",
     ),
 )
-
-
-def deploy_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options and hand them on as one `DeployOptions` named ``ask``."""
-    names = [field.name for field in fields(DeployOptions)]
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **values: Any) -> Any:
-        chosen = {name: values.pop(name) for name in names if name in values}
-        return command(*args, ask=DeployOptions(**chosen), **values)
-
-    decorated: Callable[..., Any] = wrapper
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated

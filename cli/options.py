@@ -79,7 +79,7 @@ class SearchOptions:
     stats: str | None = None
 
 
-def _collect(kind: type, argument: str, *options: Decorator) -> Callable[[Command], Command]:
+def collected(kind: type, argument: str, *options: Decorator) -> Callable[[Command], Command]:
     """Return a decorator that adds `options` and hands them on as one `kind` value named `argument`."""
     names = [field.name for field in fields(kind)]
 
@@ -104,7 +104,7 @@ _CATALOG = click.option(
     help="Folder with more GPU kinds, models and clusters.",
 )
 
-topology_options = _collect(
+topology_options = collected(
     TopologyOptions,
     "where",
     click.option("--gpu", multiple=True, metavar="[0-1=]KIND", help="GPU kind, where the file does not say."),
@@ -118,47 +118,19 @@ topology_options = _collect(
 
 catalog_option = _CATALOG
 
-model_options = _collect(
+model_options = collected(
     ModelOptions,
     "shape",
     click.option("--dtype", type=_DTYPES, help="Type of the decoder weights.  [default: the config's]"),
     click.option("--kv-dtype", type=_DTYPES, help="Type of the KV cache.  [default: like the activations]"),
 )
 
-problem_options = _collect(
-    ProblemOptions,
-    "ask",
-    click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True),
-    click.option("--batch", type=Whole(), default=1, show_default=True, help="Sequences in a batch."),
+#: What a request is; what runs and what it is priced by; whether the sampled tokens return: for every planning command.
+request_options = (
     click.option("--prompt", type=Whole(), default=1024, show_default=True, help="Prompt tokens of a sequence."),
     click.option("--output", type=Whole(), default=128, show_default=True, help="Output tokens of a sequence."),
-    click.option(
-        "--tensor-parallel",
-        type=TensorParallel(),
-        metavar="1|auto|1,2,4",
-        default="1",
-        show_default=True,
-        help="Devices in a stage: the sizes to try.",
-    ),
-    click.option("--uneven-tensor-parallel", is_flag=True, help="Let stages of one plan differ in size."),
-    click.option(
-        "--micro-batches",
-        type=MicroBatches(),
-        metavar="N|stages",
-        default="1",
-        show_default=True,
-        help="Batches in flight (objective throughput).",
-    ),
-    click.option(
-        "--balance",
-        type=Balance(),
-        metavar="A:B",
-        default="10:1",
-        show_default=True,
-        help="Weights latency:devices (objective balanced).",
-    ),
-    click.option("--return-hop/--no-return-hop", default=True, help="Count the last stage's hop to the first."),
-    click.option("--max-devices", type=Whole(), help="Most devices a plan may use."),
+)
+placing_options = (
     click.option("--reserve", type=Size(), default="1GiB", show_default=True, help="Memory kept free on each device."),
     click.option("--for", "runtime", metavar="RUNTIME", help="Keep to what this runtime can hold."),
     click.option(
@@ -170,6 +142,51 @@ problem_options = _collect(
     click.option("--costs-fallback", is_flag=True, help="Let the roofline fill in what --costs does not have."),
     click.option("--extrapolate", is_flag=True, help="Read cost tables beyond what they measured."),
 )
+return_hop_option = click.option(
+    "--return-hop/--no-return-hop", default=True, help="Count the last stage's hop to the first."
+)
+
+
+def tensor_parallel_option(default: str, shown: str) -> Decorator:
+    """Return ``--tensor-parallel``, its value shown as `shown`."""
+    return click.option(
+        "--tensor-parallel",
+        type=TensorParallel(),
+        metavar=shown,
+        default=default,
+        show_default=True,
+        help="Devices in a stage: the sizes to try.",
+    )
+
+
+def micro_batches_option(default: str, what: str) -> Decorator:
+    """Return ``--micro-batches``."""
+    return click.option(
+        "--micro-batches", type=MicroBatches(), metavar="N|stages", default=default, show_default=True, help=what
+    )
+
+
+problem_options = collected(
+    ProblemOptions,
+    "ask",
+    click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True),
+    click.option("--batch", type=Whole(), default=1, show_default=True, help="Sequences in a batch."),
+    *request_options,
+    tensor_parallel_option("1", "1|auto|1,2,4"),
+    click.option("--uneven-tensor-parallel", is_flag=True, help="Let stages of one plan differ in size."),
+    micro_batches_option("1", "Batches in flight (objective throughput)."),
+    click.option(
+        "--balance",
+        type=Balance(),
+        metavar="A:B",
+        default="10:1",
+        show_default=True,
+        help="Weights latency:devices (objective balanced).",
+    ),
+    return_hop_option,
+    click.option("--max-devices", type=Whole(), help="Most devices a plan may use."),
+    *placing_options,
+)
 
 _LIMITS = (
     click.option("--time-limit", type=Seconds(), default=60.0, show_default=True, help="Seconds to search at most."),
@@ -179,7 +196,7 @@ _LIMITS = (
     click.option("--seed", type=Whole(0), default=0, show_default=True),
 )
 
-search_options = _collect(
+search_options = collected(
     SearchOptions,
     "search",
     click.option("--solver", default="auto", show_default=True, metavar="NAME", help="See gpuplan list solvers."),
@@ -191,7 +208,7 @@ search_options = _collect(
     click.option("--stats", metavar="FILE", help="Also write times and work as JSON."),
 )
 
-limit_options = _collect(SearchOptions, "search", *_LIMITS)
+limit_options = collected(SearchOptions, "search", *_LIMITS)
 
 format_option = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
