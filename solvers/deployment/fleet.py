@@ -15,6 +15,7 @@ from gpuplan.profiles.collectives import GroupLink, collective_s, group_link
 from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.deployment import DeploymentProblem
+from gpuplan.profiles.problems.hops import check_entries
 from gpuplan.profiles.workload import Workload
 from gpuplan.solvers.deployment.network import Network
 from gpuplan.topology.compact import CompactTable
@@ -25,6 +26,12 @@ from gpuplan.topology.symmetry import exchangeable_classes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: Entries of hop tables kept at a time, about.
+MOST_KEPT: Final = 20_000_000
+#: Stage matrices kept at a time, and bytes of boxes for each kind and of what is written for each device, about.
+STAGES_KEPT: Final = 256
+BOXES_BYTES: Final = 5e6
+DEVICE_BYTES: Final = 2e4
 #: Largest batch that ``auto`` tries.
 LARGEST_BATCH: Final = 1 << 16
 
@@ -110,6 +117,8 @@ class Fleet:
         self._groups: dict[tuple[object, ...], GroupTimes] = {}
         self._memory: dict[tuple[int, int], Memory] = {}
         self._hops: dict[int, Hops] = {}
+        check_entries(self.network.entries, "hops between groups of devices")
+        self._most_hops = max(MOST_KEPT // max(3 * self.network.entries, 1), 1)
 
     def workload(self, batch: int) -> Workload:
         """Return the workload point of one micro-batch of `batch` sequences."""
@@ -189,6 +198,8 @@ class Fleet:
     def hops(self, batch: int) -> Hops:
         """Return the route tables of the three messages at a batch."""
         if batch not in self._hops:
+            while len(self._hops) >= self._most_hops:
+                self._hops.pop(next(iter(self._hops)))
             largest = float(self.boundary.max())
             prompt = self.problem.workload.prompt_tokens
             sizes = batch * prompt * largest, batch * largest, float(TOKEN_BYTES * batch)
@@ -206,6 +217,13 @@ class Fleet:
             found.append(batch)
             batch *= 2
         return found or [1]
+
+
+def memory_bytes(fleet: Fleet) -> float:
+    """Return about how many bytes a search over `fleet` takes: hops, stage matrices, boxes, devices."""
+    hops = min(3 * len(fleet.batches()) * fleet.network.entries, MOST_KEPT + 3 * fleet.network.entries)
+    stages = 3 * STAGES_KEPT * (fleet.num_layers + 1) ** 2
+    return 16.0 * hops + 8.0 * stages + BOXES_BYTES * len(fleet.kinds) + DEVICE_BYTES * len(fleet.devices)
 
 
 def _prefix(values: Sequence[float]) -> Floats:

@@ -42,6 +42,11 @@ class Network:
         self._any = self._pairs(np.arange(len(island_of)))
         self._apart = self._pairs(island_of)
 
+    @property
+    def entries(self) -> int:
+        """How many pairs a table holds."""
+        return self._any[0].size + sum(own.size for own in self._any[1])
+
     def table(self, message_bytes: float) -> CompactTable:
         """Return the numbers of the fastest routes for messages of `message_bytes` bytes."""
         return self._router.compact_table(message_bytes)

@@ -26,7 +26,7 @@ from gpuplan.solvers.deployment.columns import (
 )
 from gpuplan.solvers.deployment.exhaustive import exact_columns
 from gpuplan.solvers.deployment.families import Families
-from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.fleet import Fleet, memory_bytes
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.lattice import Lattice
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
@@ -131,7 +131,7 @@ def deploy(
     UsageError
         A value out of range.
     UnsupportedError
-        More devices than link tables are kept for, or more memory than is allowed.
+        More unlike devices than link tables are kept for, or more memory than is allowed.
     """
     limits = _limits(time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress)
     devices = problem.topology.num_devices
@@ -197,6 +197,7 @@ class _Search:
         self.problem, self.seed = problem, seed
         self.current, self.switch = current, switch
         self.fleet = Fleet(problem)
+        refuse_memory("a deployment over this cluster", memory_bytes(self.fleet), budget.limits)
         self.budget = _searching(budget, self.fleet)
         self.goal = Goal(self.fleet, problem)
         self.units = Units(self.fleet)

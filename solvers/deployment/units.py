@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from gpuplan.profiles.collectives import GroupLink, rank_pairs
 from gpuplan.profiles.memory import TOKEN_BYTES
 from gpuplan.solvers.deployment.chain import Chain
-from gpuplan.solvers.deployment.fleet import Fleet, GroupTimes
+from gpuplan.solvers.deployment.fleet import STAGES_KEPT, Fleet, GroupTimes
 from gpuplan.topology.compact import CompactTable
 
 Floats = NDArray[np.float64]
 Group = tuple[int, ...]
 #: Memory holds when it is overdrawn by no more than this, relatively.
 SLACK = 1e-12
-#: Stage matrices kept at a time.
-MOST_KEPT = 256
 
 
 class Units:
@@ -61,7 +59,7 @@ class Units:
         """Return prefill and decode seconds of layers i..j−1 on a group, (n+1, n+1); inf where they do not fit."""
         key = (id(times), available, degree, batch, micro, whole)
         if key not in self._stages:
-            if len(self._stages) >= MOST_KEPT:  # both at once: the second is keyed by what the first keeps alive
+            if len(self._stages) >= STAGES_KEPT:  # both at once: the second is keyed by what the first keeps alive
                 self._stages.clear()
                 self._shifted.clear()
             barred = self._barred(available, degree, batch, micro, whole=whole)
