@@ -27,6 +27,8 @@ SMALL_CELLS = 8e5
 #: kernels the rest.
 SMALL_FRONT_CELLS = 5e4
 SMALL_FRONT_QUERIES = 16
+#: Time that must be left to try roundings, s for each pair of classes: several times what they take.
+ROUNDING_S = 1e-6
 #: Bytes the small engine takes for each label and boundary: values, and where they came from.
 BYTES_PER_CELL = 24
 
@@ -133,10 +135,16 @@ class Session:
             rest = minimise_nearly_alike(self, query, micro_batches, core, least, hint)
         else:
             rest = self._minimise(query, core, least, hint)
+        if rest.path is None and not rest.proven and math.isinf(least) and core.cap is None:
+            from gpuplan.solvers.placement.cheap import last_resort
+
+            rest = last_resort(core, rest, self.budget)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _may_round(self, query: Query, core: Core) -> bool:
-        """Whether the large engine is to answer, and a rounded problem may bound its plans before."""
+        """Whether the large engine is to answer, and a rounded problem may bound its plans before, within the time."""
+        if self.budget.remaining_s < ROUNDING_S * core.num_classes**2:
+            return False
         if self.engine != "auto" or query.bottleneck or core.any_plan or core.cap is not None or core.modes is not None:
             return False
         return not self.runs_small() and self._quotient_for(core) is None
