@@ -100,7 +100,7 @@ def legend(rows: Sequence[Row]) -> str:
     said = []
     if any(row.status == "optimal" for row in rows):
         said.append("optimal: proven, its bound is the objective")
-    if any(row.status == "feasible" and row.gap is not None for row in rows):
+    if any(row.status == "feasible" and row.gap for row in rows):
         said.append("gap: the plan is proven to be within it of the best possible")
     if any(row.status == "feasible" and row.gap is None for row in rows):
         said.append("a plan: no bound")
@@ -129,9 +129,9 @@ def bound_by(row: Row) -> str | None:
 
 
 def claim(row: Row) -> str:
-    """Return what a solver says of its answer: proven, within a gap, or nothing."""
+    """Return what a solver says of its answer: proven, as good as a bound, within a gap, or nothing."""
     if row.status == "feasible":
-        return "a plan" if row.gap is None else f"gap {percent(row.gap)}"
+        return "a plan" if row.gap is None else f"gap {percent(row.gap)}" if row.gap else "meets the bound"
     return row.status.replace("_", " ")
 
 

@@ -399,7 +399,7 @@ class _ConstraintRun(Run):
             seed=self.seed,
             wall_time_s=self.budget.elapsed_s,
             work=self.budget.work,
-            bound_kind="bound of CP-SAT, rounding included",
+            bound_kind="dual bound of CP-SAT, rounding included",
             proof=f"clause learning and LP relaxation of the {self.form} form by CP-SAT, times rounded down",
             options={"form": self.form, "workers": threads, "interleaved": threads > 1},
         )

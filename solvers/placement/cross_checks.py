@@ -177,7 +177,7 @@ def why_no_plan(name: str, answer: Answer, exhausted: bool, objective: str) -> s
     """Say why a method has no plan, where none was proven impossible."""
     if answer.failure:
         return f"{name}: {answer.failure}"
-    limit = "the limit was reached" if exhausted else "the engine gave up"
+    limit = "the limit was reached" if exhausted else "the engine ended"
     what = "its reference values were proven" if objective == "balanced" else "a plan was found"
     return f"{name}: {limit} before {what}; allow more time or use --solver auto"
 

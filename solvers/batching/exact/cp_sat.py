@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gpuplan.solvers.external.child import Channel
 
 NAME = "cp-sat"
-_KIND: Final = "bound of CP-SAT, rounding included"
+_KIND: Final = "dual bound of CP-SAT, rounding included"
 MOST: Final = 60
 #: Units of time in the horizon, the largest weight, the largest sum. CP-SAT's presolve goes wrong with intervals beyond
 #: 2³¹ (plans are lost without a word), and wherever coefficients grow as large.
