@@ -29,6 +29,8 @@ SMALL_FRONT_CELLS = 5e4
 SMALL_FRONT_QUERIES = 16
 #: Time that must be left to try roundings, s for each pair of classes: several times what they take.
 ROUNDING_S = 1e-6
+#: Bytes that trying roundings takes for each pair of classes.
+ROUNDING_BYTES = 96
 #: Bytes the small engine takes for each label and boundary: values, and where they came from.
 BYTES_PER_CELL = 24
 
@@ -142,8 +144,9 @@ class Session:
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _may_round(self, query: Query, core: Core) -> bool:
-        """Whether the large engine is to answer, and a rounded problem may bound its plans before, within the time."""
-        if self.budget.remaining_s < ROUNDING_S * core.num_classes**2:
+        """Whether the large engine is to answer, and a rounded problem may bound its plans before, within the limits."""
+        pairs, limit = core.num_classes**2, self.budget.limits.memory_limit_bytes
+        if self.budget.remaining_s < ROUNDING_S * pairs or (limit is not None and limit < ROUNDING_BYTES * pairs):
             return False
         if self.engine != "auto" or query.bottleneck or core.any_plan or core.cap is not None or core.modes is not None:
             return False
