@@ -144,7 +144,7 @@ class Session:
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _may_round(self, query: Query, core: Core) -> bool:
-        """Whether the large engine is to answer, and a rounded problem may bound its plans before, within the limits."""
+        """Whether the large engine is to answer, and a rounded problem may bound its plans before within the limits."""
         pairs, limit = core.num_classes**2, self.budget.limits.memory_limit_bytes
         if self.budget.remaining_s < ROUNDING_S * pairs or (limit is not None and limit < ROUNDING_BYTES * pairs):
             return False
