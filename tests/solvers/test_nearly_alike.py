@@ -11,6 +11,7 @@ import pytest
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.plans import solution_to_dict, verify_solution
+from gpuplan.plans.placement_solution import StageRange
 from gpuplan.profiles.problems import hops
 from gpuplan.profiles.problems.hops import unit_hops
 from gpuplan.profiles.problems.placement import DensePlacement, HopTable, Objective, Timing
@@ -19,9 +20,10 @@ from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement import small
 from gpuplan.solvers.placement.core import Core, Query, make_core
 from gpuplan.solvers.placement.effort import Settings
+from gpuplan.solvers.placement.evaluate import broken_rule, evaluate
 from gpuplan.solvers.placement.query import Session
 from gpuplan.solvers.placement.tables import class_tables
-from gpuplan.solvers.placement.unlike import nearly, rounding
+from gpuplan.solvers.placement.unlike import nearly, over, rounding
 from gpuplan.solvers.placement.unlike.nearly import find_nearly_alike, minimise_nearly_alike
 from gpuplan.solvers.placement.unlike.rounding import Rounding
 
@@ -83,8 +85,11 @@ def _core(session: Session, query: Query) -> Core:
     return make_core(session.tables, query, 1)
 
 
-def _force(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round small problems, too, whatever they gain by it."""
+def _force(monkeypatch: pytest.MonkeyPatch, *, few: bool = False) -> None:
+    """Round small problems, too, whatever they gain by it; with `few`, search a few of their classes first."""
+    if few:
+        monkeypatch.setattr(nearly, "MANY_CLASSES", 0)
+        monkeypatch.setattr(nearly, "FEW_CLASSES", 3)
     monkeypatch.setattr(nearly, "FEWEST_CLASSES", 1)
     monkeypatch.setattr(nearly, "SHARE_GONE", 1.0)
     monkeypatch.setattr(rounding, "FEW_VALUES", 0)
@@ -175,7 +180,7 @@ def test_answers_with_epsilon_classes_never_claim_too_much(
     instances: ModuleType, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """Over 1,200 forced small cases in all, most cut short by a work limit: plans hold, bounds and proofs are true."""
-    _force(monkeypatch)
+    _force(monkeypatch, few=bool(block % 2))
     used = bounded = 0
     for seed in range(45 * block, 45 * (block + 1)):
         rng = np.random.default_rng(seed)
@@ -293,7 +298,8 @@ def test_more_devices_than_tables_hold_are_answered_rounded(monkeypatch: pytest.
     problem = _cluster(16, 0.01, 5, objective)
     whole = solve(problem, time_limit_s=None, work_limit=20_000)
     monkeypatch.setattr(hops, "MOST_ENTRIES", 2_000)
-    result = solve(problem)
+    monkeypatch.setattr(over, "MOST_DEVICES", 24)  # the plan's hosts and a few more
+    result = solve(problem, time_limit_s=None, work_limit=3_000)
     assert result.status in ("optimal", "feasible")
     assert result.report.bound_kind == "ε-classes"
     assert "too many unlike devices" in result.report.notes[0]
@@ -304,6 +310,18 @@ def test_more_devices_than_tables_hold_are_answered_rounded(monkeypatch: pytest.
     if objective != "bottleneck":  # whose search has no plan by then
         assert bound <= np.atleast_1d(whole.objective)[0] + 1e-9 * abs(bound)
         assert value >= np.atleast_1d(whole.bound)[0] - 1e-9 * abs(value)
+
+
+def test_a_part_of_a_problem_prices_plans_as_the_whole() -> None:
+    """A plan on devices 40-59 of 64 costs the same in the problem of these devices alone."""
+    problem = _cluster(16, 0.01, 6)
+    devices = np.arange(40, 60)
+    part = over.part_of(problem, devices)
+    stages = tuple(StageRange(k, 4 * k, 4 * k + 4) for k in range(10))
+    there = tuple(StageRange(k + 40, 4 * k, 4 * k + 4) for k in range(10))
+    assert part.device_names == problem.device_names[40:60]
+    assert broken_rule(part, stages) is None
+    assert evaluate(part, stages) == evaluate(problem, there)
 
 
 def test_too_many_devices_that_differ_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,12 +50,14 @@ def solve_rounded(
     if found is None:
         return None
     down = _solve(found.rounded.problem, _share(budget, DOWN), seed, latency_second)
+    budget.spend(down.report.work)
     if down.status == "infeasible":
         return dataclasses.replace(down, report=_report(found, down.report, budget))
     stages = None if down.plan is None else _true_stages(problem, found.tables, down.plan.stages)
     if stages is None:
         worse = found.rounding.rounded(found.rounded.group, found.epsilon, up=True)
         up = _solve(worse.problem, _share(budget, UP), seed, latency_second)
+        budget.spend(up.report.work)
         stages = None if up.plan is None else _true_stages(problem, found.tables, up.plan.stages)
     if stages is not None and not budget.exhausted():
         stages = _improved(problem, found.tables, stages, _share(budget, 1.0), seed, latency_second)
@@ -73,11 +75,14 @@ def _solve(
 
 
 def _share(budget: Budget, share: float) -> Limits:
-    """Return limits of a share of the time left."""
+    """Return limits of a share of the time and work left."""
     limits = budget.limits
-    if limits.time_limit_s is None:
-        return limits
-    return dataclasses.replace(limits, time_limit_s=max(share * budget.remaining_s, 1e-3))
+    time, work = limits.time_limit_s, limits.work_limit
+    return dataclasses.replace(
+        limits,
+        time_limit_s=None if time is None else max(share * budget.remaining_s, 1e-3),
+        work_limit=None if work is None else max(int(share * (work - budget.work)), 1),
+    )
 
 
 def _true_stages(problem: DensePlacement, tables: ClassTables, stages: Stages) -> Stages | None:
@@ -169,6 +174,7 @@ def _report(found: Finest, inner: Report, budget: Budget) -> Report:
     return dataclasses.replace(
         inner,
         wall_time_s=budget.elapsed_s,
+        work=budget.work,
         bound_kind="ε-classes",
         notes=(note, *inner.notes),
         proof=f"{found.describe()}; {inner.proof}",
