@@ -28,8 +28,6 @@ TIE = 1e-9
 #: loading the kernels (0.4 s) would be most of a first call.
 ONE_PASS_CELLS = 1e5
 HOST_DEVICES = 8
-#: Steps for a bound where no time was left for any.
-FIRST_STEPS = 12
 #: Prices of a cap, in latencies of the best plan, that start the search for the least latency under it.
 DEAR = 6.0
 
@@ -105,9 +103,11 @@ def by_caps(session: Session, hint: ClassPath | None, sources: Sources | None = 
         cheap = _Meanwhile(session, hint)
         if not CAPS.prepare(session.budget, cheap.step):
             return cheap.answer()
-    from gpuplan.solvers.placement.bottleneck_caps import Incumbent
+    from gpuplan.solvers.placement.bottleneck_caps import EXACT, Incumbent
 
     session.engines.add("labels")
+    trace = session.settings.trace
+    trace.kind, trace.proof = "device prices", "prices on devices that no cap below can pay, and the labels they cut"
     best = Incumbent()
     if hint is not None:
         best.offer(path_bottleneck(session.tables, hint), hint)
@@ -124,8 +124,8 @@ def by_caps(session: Session, hint: ClassPath | None, sources: Sources | None = 
         best.offer(path_bottleneck(session.tables, start.path), start.path)
         search.close()
     search.finish()
-    lower = min(search.lower, best.value)
-    return Answer(best.value, best.path, lower, lower >= best.value)
+    proven = search.lower >= best.value * (1.0 - EXACT)
+    return Answer(best.value, best.path, best.value if proven else search.lower, proven)
 
 
 class _Meanwhile:
@@ -152,8 +152,6 @@ class _Meanwhile:
         """Return the best plan and what is proven of all parts."""
         begun = bool(self.parts) or self.step()
         for part in self.parts:
-            for _ in range(FIRST_STEPS if part.lower == 0.0 else 0):
-                part.step()
             if part.path is None and self.path is None:
                 part.fill(self.session.budget)
             self._offer(part.value, part.path)
@@ -161,7 +159,7 @@ class _Meanwhile:
         bound = min([self.value, *(part.lower for part in self.parts)]) if whole else 0.0
         trace = self.session.settings.trace
         trace.note("the kernels were not ready in time: walks in NumPy answer")
-        trace.proof = "what stages within a cap hold at most"
+        trace.kind, trace.proof = "longest stages", "what stages within a cap hold at most, in NumPy"
         return Answer(self.value, self.path, bound, False)
 
     def _begin(self, query: Query, micro_batches: int) -> None:

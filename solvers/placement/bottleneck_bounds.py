@@ -21,7 +21,6 @@ from gpuplan.solvers.limits import Budget, refuse_memory
 from gpuplan.solvers.placement import bottleneck_kernels as kernels
 from gpuplan.solvers.placement.bottleneck_core import CapCore, Edges
 from gpuplan.solvers.placement.classes import IntArray
-from gpuplan.solvers.placement.modes import Modes
 from gpuplan.solvers.placement.tables import ClassPath
 
 #: Covers rounding in the windows; caps that differ by less are not told apart (answers are exact to 1e-9).
@@ -85,7 +84,9 @@ class CapBounds:
         self.edges = core.edges if edges is None else edges
         starts = np.arange(core.num_layers)
         self.furthest = np.stack([np.searchsorted(row, starts, side="right") - 1 for row in core.low]).astype(np.int64)
-        self.stock = stock_of(core.modes)
+        self.stock = core.stock
+        takers = np.repeat(np.arange(core.num_classes), np.diff(core.stock.begin))
+        self.shares = takers, 1.0 / np.bincount(takers, core.stock.amount, core.num_classes)[takers]
         refuse_memory("the search over caps", 2.0 * core.num_layers * len(self.edges.source), budget.limits)
 
     def cap(self, cap_s: float, first: int | None = None) -> Cap:
@@ -111,10 +112,11 @@ class CapBounds:
 
     def _first_prices(self, cap: Cap) -> FloatArray:
         """Prices to start from: by the layers a stage can have within the cap."""
-        modes = self.core.modes
         holds = cap.holds if cap.holds.any() else np.ones_like(cap.holds)
-        each = np.where(modes.use > 0, holds / np.maximum(modes.use.sum(axis=0), 1), 0.0).max(axis=1)
-        return np.append(each, 0.0) / max(float(each @ modes.capacity), 1e-300)
+        takers, share = self.shares
+        each = np.zeros(len(self.stock.capacity))
+        np.maximum.at(each, self.stock.resource, holds[takers] * share)
+        return np.append(each, 0.0) / max(float(each @ self.stock.capacity), 1e-300)
 
     def refutes(self, cap_s: float, steps: int) -> bool:
         """Whether prices prove that no plan keeps within a cap; given up early where they will hardly do."""
@@ -165,17 +167,3 @@ class CapBounds:
     def plan(self, sequence: IntArray) -> tuple[float, ClassPath] | None:
         """Return the least bottleneck of stages on these classes in this order and its path, or None."""
         return self.core.plan(sequence)
-
-
-def stock_of(modes: Modes) -> kernels.Stock:
-    """Return what stages take, class by class."""
-    classes, resources = np.nonzero(modes.use.T)
-    begin = np.searchsorted(classes, np.arange(modes.use.shape[1] + 1))
-    return kernels.Stock(
-        begin.astype(np.int64),
-        resources.astype(np.int64),
-        np.ascontiguousarray(modes.use[resources, classes]),
-        np.ascontiguousarray(modes.capacity),
-        np.ascontiguousarray(modes.home),
-        np.ascontiguousarray(modes.ahead),
-    )

@@ -107,11 +107,12 @@ class CapSpace:
         self.core, self.budget, self.best, self.referee, self.eager = core, budget, best, referee, eager
         self.trivial = core.highest
         self.lower = 0.0
+        self.begun = False  # whether first prices have been tried
         self.tried = math.inf  # last cap asked for because it was just below the best plan
         self.ceiling = math.inf  # least cap that an exhaustive search left open
         self.open_for_good = False  # whether the last search ended by itself without settling its cap
         self.bounds = CapBounds(core, budget)
-        self.keys: Keys = pack_keys(core.modes.capacity, core.num_classes)
+        self.keys: Keys = pack_keys(core.stock.capacity, core.num_classes)
 
     @property
     def settled(self) -> bool:
@@ -132,7 +133,8 @@ class CapSpace:
     def _above(self, bounds: CapBounds, rung: Rung) -> float:
         """Return a cap that prices do not refute, not far above the bound: in strides that double from there."""
         highest = min(self.best.value, self.trivial)
-        if self.lower <= 0.0:
+        if not self.begun:
+            self.begun = True
             self._bound_evenly(bounds, highest)
         stride = max(STRIDE * self.lower, 1e-6 * highest)
         while not self.budget.exhausted():

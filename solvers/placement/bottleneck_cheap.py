@@ -30,7 +30,9 @@ class CheapCaps:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.lower, self.upper = 0.0, trivial_upper(core)
+        # Some stage holds the layer that is slowest on its fastest device.
+        self.lower, self.upper = float(np.diff(core.prefix, axis=1).min(axis=0).max()), trivial_upper(core)
+        self.lower *= 1.0 - TOLERANCE
         self.value = math.inf
         self.path: ClassPath | None = None
         starts = np.arange(core.num_layers)
@@ -38,7 +40,7 @@ class CheapCaps:
         self.least = self._least_hops()
         mean = np.diff(core.prefix, axis=1).mean(axis=0)
         self.weights = [np.arange(core.num_layers + 1.0), np.concatenate([[0.0], np.cumsum(mean)])]
-        self.low, self.walked = 0.0, False
+        self.low, self.walked = self.lower, False
 
     def step(self) -> bool:
         """Walk within the widest cap, then halve caps for the bound, then for plans; False when nothing is left."""
@@ -57,16 +59,33 @@ class CheapCaps:
             self.low = 0.5 * (self.low + self.value)
         return True
 
+    def walk(self, halvings: int) -> None:
+        """Look for plans alone: within the widest cap, then within caps halved so many times."""
+        self._walks(self.upper)
+        for _ in range(halvings):
+            cap_s = 0.5 * (self.low + min(self.value, self.upper))
+            if self.path is None or self.value - self.low <= CLOSE * self.value:
+                return
+            if not self._walks(cap_s):
+                self.low = cap_s
+
     def impossible(self, cap_s: float) -> bool:
         """Whether the longest blocks within a cap are too little in all: then no plan keeps within it."""
-        ends, core, modes = self._ends(cap_s), self.core, self.core.resources
+        ends, core = self._ends(cap_s), self.core
         for weight in self.weights:
             holds = (weight[ends] - weight[:-1]).max(axis=1)
-            each = np.where(modes.use > 0, holds / np.maximum(modes.use.sum(axis=0), 1), 0.0).max(axis=1)
-            most = min(float(each @ modes.capacity), core.max_stages * float(holds.max()))
+            most = min(self._together(holds), core.max_stages * float(holds.max()))
             if most < weight[-1] * (1.0 - TOLERANCE):
                 return True
         return False
+
+    def _together(self, holds: FloatArray) -> float:
+        """Return the most that stages hold together, given what one of each class holds."""
+        modes = self.core.modes
+        if modes is None:
+            return float(holds @ self.core.counts)
+        each = np.where(modes.use > 0, holds / np.maximum(modes.use.sum(axis=0), 1), 0.0).max(axis=1)
+        return float(each @ modes.capacity)
 
     def _least_hops(self) -> FloatArray:
         """Return the least hop out of each class, to a follower or back, shape (C,): never more than a stage pays."""
@@ -100,18 +119,22 @@ class CheapCaps:
 
     def _walk(self, d: int, cap_s: float, ends: IntArray) -> ClassPath | None:
         core, n = self.core, self.core.num_layers
-        use, left = core.resources.use, core.resources.capacity.copy()
-        hops = core.hop_s + float(core.boundary.max(initial=0.0)) * core.hop_s_per_byte
+        left, size = core.capacity.copy(), float(core.boundary.max(initial=0.0))
         path: list[tuple[int, int, int]] = []
         start, first = 0, d
         while len(path) < core.max_stages:
-            left = left - use[:, d]
+            if core.modes is None:
+                left[d] -= 1
+            else:
+                left -= core.modes.use[:, d]
             back = 0.0 if core.back is None else float(core.back[d, first])
             if core.low[d, n] <= start and core.prefix[d, n] - core.prefix[d, start] + back <= cap_s and path:
                 return (*path, (d, start, n))
-            stop = np.searchsorted(core.prefix[d], core.prefix[d, start] + cap_s - hops[d], side="right") - 1
+            hops = core.hop_s[d] + size * core.hop_s_per_byte[d]
+            stop = np.searchsorted(core.prefix[d], core.prefix[d, start] + cap_s - hops, side="right") - 1
             stop = np.minimum(np.minimum(stop, self.furthest[d, start]), n - 1)
-            free = (use <= left[:, None]).all(axis=0) & (stop > start)
+            free = left > 0 if core.modes is None else (core.modes.use <= left[:, None]).all(axis=0)
+            free = free & (stop > start)
             if not free.any():
                 return None
             further = np.where(free, ends[np.arange(core.num_classes), np.maximum(stop, 0)], -1)

@@ -31,9 +31,9 @@ def _exercise() -> Iterator[None]:
     yield
     priced = bounds.price(cap, 1)
     yield
-    bounds.plan(core.modes.home[:2])
+    bounds.plan(core.stock.home[:2])
     yield
-    keys = pack_keys(core.modes.capacity, core.num_classes)
+    keys = pack_keys(core.stock.capacity, core.num_classes)
     CapSearch(bounds, keys, cap, priced, strict=True).run(1, 0.0, core.first)
     yield
 

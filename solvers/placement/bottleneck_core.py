@@ -50,8 +50,8 @@ class CapCore:
         Return hop by (last, first), shape (C, C), or None.
     first
         Classes a plan may start with, shape (C,).
-    modes
-        What stages take.
+    stock
+        What stages take of which resources, and what there is.
     highest
         A cap that no plan exceeds.
     plan
@@ -63,7 +63,7 @@ class CapCore:
     top: IntArray
     back: FloatArray | None
     first: NDArray[np.bool_]
-    modes: Modes
+    stock: kernels.Stock
     max_stages: int
     highest: float
     edges: Edges
@@ -88,11 +88,36 @@ def cap_core(core: Core, edges: Edges | None = None, realise: Realise | None = N
         core.top,
         core.back,
         core.pred < 0,
-        core.resources,
+        stock_of(core),
         core.max_stages,
         trivial_upper(core),
         edges_between(core) if edges is None else edges,
         planner(core, realise),
+    )
+
+
+def stock_of(core: Core) -> kernels.Stock:
+    """Return what stages take, class by class; without modes one of the class itself."""
+    if core.modes is not None:
+        return stock_of_modes(core.modes)
+    each = np.arange(core.num_classes, dtype=np.int64)
+    begin, counts, ahead = np.arange(core.num_classes + 1), core.counts, core.pred
+    return kernels.Stock(
+        begin, each, np.ones_like(each), np.ascontiguousarray(counts), each, np.ascontiguousarray(ahead)
+    )
+
+
+def stock_of_modes(modes: Modes) -> kernels.Stock:
+    """Return what stages take of the resources of modes."""
+    classes, resources = np.nonzero(modes.use.T)
+    begin = np.searchsorted(classes, np.arange(modes.use.shape[1] + 1))
+    return kernels.Stock(
+        begin.astype(np.int64),
+        resources.astype(np.int64),
+        np.ascontiguousarray(modes.use[resources, classes]),
+        np.ascontiguousarray(modes.capacity),
+        np.ascontiguousarray(modes.home),
+        np.ascontiguousarray(modes.ahead),
     )
 
 
@@ -137,23 +162,25 @@ def by_least_hop(core: Core, near: int = 0, groups: int = 1) -> Edges:
     in the message, so distinct boundaries need one minimum each.
     """
     num = core.num_classes
-    near = min(near, num)
+    near = min(near, num - 1)
     sizes, place = np.unique(core.boundary, return_inverse=True)
     group = groups_by_speed(core.prefix[:, -1], groups)
-    count = int(group.max()) + 1
-    order = np.argsort(core.hop_s + float(sizes[-1]) * core.hop_s_per_byte, axis=1, kind="stable")
-    hops = np.full((num, near + count, core.num_layers + 1), np.inf)
+    members, count = np.argsort(group, kind="stable"), int(group.max()) + 1
+    cuts = np.searchsorted(group[members], np.arange(count))
+    hops = np.empty((num, near + count, core.num_layers + 1))
+    closest = np.empty((num, near), dtype=np.int64)
     for c in range(num):
-        followers, rest = order[c, :near], order[c, near:]
-        hops[c, :near] = core.hop_s[c, followers, None] + core.hop_s_per_byte[c, followers, None] * core.boundary
-        others = core.hop_s[c, rest, None] + core.hop_s_per_byte[c, rest, None] * sizes
-        for h in range(count):
-            least = others[group[rest] == h].min(axis=0, initial=np.inf)
-            hops[c, near + h] = least[place.reshape(-1)]
+        fixed, slope = core.hop_s[c], core.hop_s_per_byte[c]
+        # The nearest only need to be near: whichever they are, the others take the least hop of the others.
+        closest[c] = np.argpartition(fixed + float(sizes[-1]) * slope, near)[:near]
+        hops[c, :near] = fixed[closest[c], None] + slope[closest[c], None] * core.boundary
+        others = fixed[:, None] + slope[:, None] * sizes
+        others[closest[c]] = np.inf
+        hops[c, near:] = np.minimum.reduceat(others[members], cuts, axis=0)[:, place.reshape(-1)]
     gate = np.arange(num + 1) * (near + count)
     source = np.repeat(np.arange(num), near + count)
     best = np.broadcast_to(-1 - np.arange(count), (num, count))
-    target = np.concatenate([order[:, :near], best], axis=1).ravel()
+    target = np.concatenate([closest, best], axis=1).ravel()
     return through_doors(gate, source, target, core.prefix, hops.reshape(len(source), -1), group)
 
 

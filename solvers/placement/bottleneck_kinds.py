@@ -15,7 +15,7 @@ import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement import bottleneck_kernels as kernels
-from gpuplan.solvers.placement.bottleneck_core import CapCore, Edges, Planner, earliest_ends, planner
+from gpuplan.solvers.placement.bottleneck_core import CapCore, Edges, Planner, earliest_ends, planner, stock_of_modes
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, trivial_upper
 from gpuplan.solvers.placement.modes import Modes
@@ -62,7 +62,7 @@ def kinds_core(core: Core) -> CapCore | None:
         core.top,
         back,
         place == 0,
-        modes,
+        stock_of_modes(modes),
         core.max_stages,
         trivial_upper(core),
         _edges(core, kinds, states, begins[:-1]),

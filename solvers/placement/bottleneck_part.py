@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
 from gpuplan.solvers.placement.bottleneck_caps import (
@@ -22,6 +24,7 @@ from gpuplan.solvers.placement.bottleneck_caps import (
     Rung,
     chosen,
 )
+from gpuplan.solvers.placement.bottleneck_cheap import CheapCaps
 from gpuplan.solvers.placement.bottleneck_core import Realise, by_least_hop, cap_core
 from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
 from gpuplan.solvers.placement.classes import IntArray
@@ -36,6 +39,8 @@ NEAR, GROUPS = 12, 12
 BY_NEAR = Rung(150, 0, 1e-3)
 #: Caps, relative to the bound, whose prices choose devices.
 SLACKS = (0.02, 0.002)
+#: Caps halved for a first plan there.
+HALVINGS = 10
 #: Edges from which a first bound takes the least hop out of each class.
 MANY_EDGES = 150
 
@@ -65,7 +70,8 @@ class Part:
         self.wide = core.num_classes > WIDE
         self._whole: CapSpace | None = None
         self.bounded = False
-        self.proven = 0.0
+        # Some stage holds the layer that is slowest on its fastest device.
+        self.proven = float(np.diff(core.prefix, axis=1).min(axis=0).max()) * (1.0 - 1e-12)
 
     @property
     def lower(self) -> float:
@@ -96,11 +102,20 @@ class Part:
         if self.kinds is not None:
             self.kinds.bound(self.kinds.bounds, FIRST)
             return
+        if self.wide:
+            self._walk()
         space = self.whole
         few = len(space.core.edges.source) <= MANY_EDGES
         space.bound(space.bounds if few else CapBounds(space.core, self.budget, by_least_hop(self.core)), FIRST)
         if self.wide:
             space.bound(space.bounds, FIRST)
+
+    def _walk(self) -> None:
+        """Have a plan before the bounds of many classes take their time."""
+        cheap = CheapCaps(self.core)
+        cheap.walk(HALVINGS)
+        path = cheap.path if self.realise is None or cheap.path is None else self.realise(cheap.path)
+        self.best.offer(cheap.value, path)
 
     def climb(self, truncated: bool) -> None:
         """Close the interval between bound and best plan with truncated searches."""
@@ -133,7 +148,7 @@ class Part:
             if self.core.modes is not None:
                 few = replace(few, modes=self.core.modes.of_classes(keep))
             part = Part(few, self.budget, own, _silent, self._of_all(keep))
-            part.proven = self.lower
+            part.proven = max(part.proven, self.lower)
             part.bound()
             part.climb(truncated)
             if own.path is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.placement import FloatArray
+from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement import bottleneck_kernels as kernels
 from gpuplan.solvers.placement.bottleneck_bounds import Cap, CapBounds, Priced
 from gpuplan.solvers.placement.bottleneck_core import CapCore
@@ -28,6 +29,8 @@ Table = NDArray[np.int32]
 #: Labels one level, and all of them together, may hold before the search gives up its proof (about 0.5 GB).
 MOST_PER_LEVEL = 2_000_000
 MOST_LABELS = 20_000_000
+#: Bytes a label takes beside its key: its row, its place in the table, its part of the history.
+LABEL_BYTES = 72
 #: Candidates of one kernel call: about 10 ms.
 CALL_CANDIDATES = 200_000
 #: Complete labels of a level whose order is tried.
@@ -117,6 +120,7 @@ class CapSearch:
         self.price = priced.entry
         ways = bounds.edges.ways
         self.degree = max(1, int((np.diff(ways.own) + np.diff(ways.gate)[ways.door]).max()))
+        self.most = most_labels(bounds.budget, keys.width)
         self.history: list[Table] = []
         self.kept = 0
         self.value = np.inf
@@ -130,10 +134,10 @@ class CapSearch:
             self.history.append(labels.ints[[kernels.LAST, kernels.PARENT]].astype(np.int32))
             labels, complete, ends = self._next(labels)
             self.kept += len(labels)
-            whole &= complete and self.kept <= MOST_LABELS
+            whole &= complete and self.kept <= self.most
             ended |= len(ends) > 0
             self._try(labels, ends)
-            if self.value < goal or len(labels) == 0 or self.kept > MOST_LABELS:
+            if self.value < goal or len(labels) == 0 or self.kept > self.most:
                 break
             if width is not None and len(labels) > width:
                 whole = False
@@ -159,19 +163,23 @@ class CapSearch:
 
     def _start(self, first: NDArray[np.bool_]) -> Labels:
         cost = self.priced.cost[0]
-        there = (self.core.modes.use <= self.core.modes.capacity[:, None]).all(axis=0)
+        stock = self.core.stock
+        takers = np.repeat(np.arange(len(cost)), np.diff(stock.begin))
+        there = np.ones(len(cost), dtype=np.bool_)
+        there[takers[stock.amount > stock.capacity[stock.resource]]] = False
         classes = np.flatnonzero(first & there & (cost <= MOST_PAID)).astype(np.int64)
-        packed, use = self.keys.packed, self.core.modes.use
-        words = np.zeros((len(classes), self.keys.width), dtype=np.uint64)
-        for resource, row in enumerate(use[:, classes].astype(np.uint64)):
-            words[:, packed.word[resource]] += row << packed.shift[resource]
+        packed = self.keys.packed
+        words = np.zeros((len(cost), self.keys.width), dtype=np.uint64)
+        for c, r, amount in zip(takers, stock.resource, stock.amount.astype(np.uint64), strict=True):
+            words[c, packed.word[r]] += amount << packed.shift[r]
+        words = words[classes]
         zeros = np.zeros(len(classes), dtype=np.int64)
         return Labels(words, np.stack([classes, zeros, zeros - 1]), np.stack([self.price[classes], cost[classes]]))
 
     def _next(self, labels: Labels) -> tuple[Labels, bool, IntArray]:
         """Extend a level; return the new one, whether nothing was left out, and its complete labels."""
         num, rows = self.degree, len(labels)
-        most = min(MOST_PER_LEVEL, rows * num) + num
+        most = min(MOST_PER_LEVEL, self.most, rows * num) + num
         table = np.full(1 << int(2 * most).bit_length(), -1, dtype=np.int32)
         made = Labels(
             np.empty((most, self.keys.width), dtype=np.uint64), np.empty((3, most), dtype=np.int64), np.empty((2, most))
@@ -215,3 +223,9 @@ class CapSearch:
                 self.strict,
             )
         )
+
+
+def most_labels(budget: Budget, width: int) -> int:
+    """Return the labels a search may keep: half of a memory limit, if there is one, for a level is copied once."""
+    limit = budget.limits.memory_limit_bytes
+    return MOST_LABELS if limit is None else min(MOST_LABELS, limit // (2 * (LABEL_BYTES + 8 * width)))

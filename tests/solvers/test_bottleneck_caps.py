@@ -59,15 +59,15 @@ def _checks(problem: DensePlacement, brute_force: ModuleType, rng: np.random.Gen
         bounds = CapBounds(space, Budget(Limits()), edges)
         for factor in FACTORS:
             cap = bounds.cap(factor * scale)
-            prices = rng.exponential(size=len(space.modes.capacity) + 1) * (
-                rng.random(len(space.modes.capacity) + 1) < 0.8
+            prices = rng.exponential(size=len(space.stock.capacity) + 1) * (
+                rng.random(len(space.stock.capacity) + 1) < 0.8
             )
             stage, exact = np.empty(space.num_classes), np.empty((core.num_layers, space.num_classes))
             bottleneck_kernels.stage_prices(bounds.stock, prices, stage)
             cost = np.empty_like(exact)
             bottleneck_kernels.completions(cap.reach, bounds.edges.ways, cap.ending, stage, exact, cost)
             # Any prices: a plan within the cap pays what the cheapest path costs, and at most all prices together.
-            everything = prices[:-1] @ space.modes.capacity + prices[-1] * space.max_stages
+            everything = prices[:-1] @ space.stock.capacity + prices[-1] * space.max_stages
             if exact[0, space.first].min(initial=np.inf) > everything * (1.0 + 1e-9):
                 assert least > cap.cap_s, (problem.name, name, factor, "random prices")
                 seen[f"{name}: random prices"] += 1
@@ -88,7 +88,7 @@ def _check_search(
     cap = bounds.cap(cap_s)
     # Poor prices, after one step, leave the search more to do.
     space = bounds.core
-    keys = pack_keys(space.modes.capacity, space.num_classes)
+    keys = pack_keys(space.stock.capacity, space.num_classes)
     search = CapSearch(bounds, keys, cap, bounds.price(cap, 1), strict=strict)
     found = search.run(None, cap_s, space.first)
     if found.path is not None and problem.micro_batches != "stages":
