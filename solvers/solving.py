@@ -126,7 +126,7 @@ def _solve(
     throughput = not isinstance(problem, DensePlacement) and dense.objective.name == "bottleneck"
     if entry.engine is None:
         more: dict[str, Any] = {} if start is None else {"warm_start": start}
-        if throughput and entry.cross_check() is not None:
+        if throughput and entry.kind == "exact":
             more["latency_second"] = True
         result = entry.solver()(dense, limits, seed, **more)
         result = _with_latency(result) if throughput else result

@@ -25,8 +25,8 @@ PROOFS: Final = {
     "as all executors that may interrupt them",
     "overfull intervals": "more work due within some interval than all executors do in it, so that some requests are "
     "late",
-    "dual bound of CP-SAT, rounding included": "clause learning and LP relaxation by CP-SAT, times rounded down to whole "
-    "numbers",
+    "dual bound of CP-SAT, rounding included": "clause learning and LP relaxation by CP-SAT, times rounded down to "
+    "whole numbers",
     "dual bound of HiGHS": "LP relaxation of the leader form, branch and bound of HiGHS",
     "dual bound of CBC": "LP relaxation of the leader form, branch and bound of CBC",
 }

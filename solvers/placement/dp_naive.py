@@ -55,6 +55,20 @@ class _Numbers:
     blocks: dict[tuple[int, int], list[tuple[int, float]]]
     hop: dict[tuple[int, int, int], float]
     back: dict[tuple[int, int], float] | None
+    cap: _Cap | None = None
+
+
+@dataclass
+class _Cap:
+    """Stages with their outgoing hop that take too long are left out: those of `cycle` above `seconds`."""
+
+    cycle: _Numbers
+    seconds: float
+
+    def keeps(self, d: int, start: int, stop: int, hop_s: float) -> bool:
+        """Return whether a stage that hands over in `hop_s` is within the cap."""
+        own = next(seconds for end, seconds in self.cycle.blocks[d, start] if end == stop)
+        return own + hop_s <= self.seconds * (1 + TIE)
 
 
 @dataclass
@@ -75,19 +89,26 @@ class Table:
             self.best[devices] = (value, stages)
 
 
-def fill(problem: DensePlacement, timing: str, budget: Budget) -> Table:
-    """Return the best plan of every set of devices by ``latency`` or by ``cycle`` (the bottleneck)."""
+def fill(problem: DensePlacement, timing: str, budget: Budget, cap_s: float | None = None) -> Table:
+    """Return the best plan of every set of devices by ``latency`` or by ``cycle`` (the bottleneck).
+
+    `cap_s`: no stage with its outgoing hop takes longer in a cycle.
+    """
     table = Table()
     if problem.micro_batches != "stages":
-        _fill(problem, timing, budget, table, range(1, most_devices(problem) + 1))
+        _fill(problem, timing, budget, table, range(1, most_devices(problem) + 1), cap_s)
         return table
     for count in stage_counts(problem):
-        _fill(with_micro_batches(problem, count), timing, budget, table, range(count, count + 1))
+        _fill(with_micro_batches(problem, count), timing, budget, table, range(count, count + 1), cap_s)
     return table
 
 
-def _fill(problem: DensePlacement, timing: str, budget: Budget, table: Table, counts: range) -> None:
+def _fill(
+    problem: DensePlacement, timing: str, budget: Budget, table: Table, counts: range, cap_s: float | None
+) -> None:  # fmt: skip
     numbers = _numbers(problem, timing)
+    if cap_s is not None:
+        numbers.cap = _Cap(_numbers(problem, "cycle"), cap_s)
     firsts: list[list[int]] = [list(range(problem.num_devices))]
     if numbers.back is not None:
         firsts = [[first] for first in range(problem.num_devices)]
@@ -143,6 +164,16 @@ class _Pass:
     def _join(self, before: float, stage: float) -> float:
         return max(before, stage) if self.largest else before + stage
 
+    def _keeps(self, d: int, start: int, stop: int, hop: tuple[int, ...] | None) -> bool:
+        """Return whether a stage and its hop, to the next device at a cut or back home, are within the cap."""
+        cap = self.numbers.cap
+        if cap is None:
+            return True
+        hop_s = 0.0
+        if hop is not None:
+            hop_s = cap.cycle.hop[hop] if len(hop) == 3 else (cap.cycle.back or {})[hop]  # type: ignore[index]
+        return cap.keeps(d, start, stop, hop_s)
+
     def _extend(self, devices: int, after: int) -> None:
         """Fill f(·, S, e) for one set and the device that comes next."""
         row: Row = {}
@@ -151,7 +182,7 @@ class _Pass:
                 for stop, seconds in self.numbers.blocks.get((d, start), ()):
                     hop = self.numbers.hop.get((d, after, stop))
                     self.table.steps += 1
-                    if hop is None:
+                    if hop is None or not self._keeps(d, start, stop, (d, after, stop)):
                         continue
                     worth = self._join(value, seconds + hop)
                     if stop not in row or worth < row[stop][0]:
@@ -166,7 +197,8 @@ class _Pass:
             for start, (value, _) in before.items():
                 seconds = next((s for stop, s in self.numbers.blocks.get((d, start), ()) if stop == n), None)
                 hop = 0.0 if back is None or start == 0 else back.get((d, self.firsts[0]))
-                if seconds is None or hop is None:
+                home = None if back is None or start == 0 else (d, self.firsts[0])
+                if seconds is None or hop is None or not self._keeps(d, start, n, home):
                     continue
                 worth = self._join(value, seconds + hop)
                 if devices not in self.table.best or worth < self.table.best[devices][0]:
@@ -184,12 +216,20 @@ class _Pass:
         return tuple(reversed(stages))
 
 
-def _pick(problem: DensePlacement, table: Table) -> tuple[Stages | None, Value | None, tuple[float, float] | None]:
-    """Return the plan, its value, and the starred values of a balanced objective."""
+def _pick(
+    problem: DensePlacement, table: Table, *, by_latency: bool = False
+) -> tuple[Stages | None, Value | None, tuple[float, float] | None]:
+    """Return the plan, its value, and the starred values of a balanced objective.
+
+    `by_latency`: the table holds plans with the least bottleneck only, of which the fastest is picked.
+    """
     name, plans = problem.objective.name, [stages for _, stages in table.best.values()]
     if not plans:
         return None, None, None
     worths = {stages: evaluate(problem, stages) for stages in plans}
+    if name == "bottleneck" and by_latency:
+        best = min(plans, key=lambda stages: worths[stages].latency_s)
+        return best, (worths[best].bottleneck_s, worths[best].latency_s), None
     if name in ("latency", "bottleneck"):
         figure = {stages: w.latency_s if name == "latency" else w.bottleneck_s for stages, w in worths.items()}
         best = min(plans, key=figure.__getitem__)
@@ -212,6 +252,23 @@ def _pick(problem: DensePlacement, table: Table) -> tuple[Stages | None, Value |
     return best, (first[best], worths[best].latency_s), None
 
 
+def _fastest(
+    problem: DensePlacement, table: Table, stages: Stages, budget: Budget
+) -> tuple[Stages, Value, Value | None, Table]:
+    """Return the fastest plan with the least bottleneck, its value, bound, and the table that proves it."""
+    worth = evaluate(problem, stages)
+    value = (worth.bottleneck_s, worth.latency_s)
+    if not table.complete:
+        return stages, value, None, table
+    second = fill(problem, "latency", budget, worth.bottleneck_s)
+    budget.spend(second.steps)
+    second.offer(sum(1 << stage.device for stage in stages), worth.latency_s, stages)
+    found, best, _ = _pick(problem, second, by_latency=True)
+    assert found is not None
+    assert isinstance(best, tuple)
+    return found, best, (worth.bottleneck_s, best[1] if second.complete else 0.0), second
+
+
 def _check(problem: DensePlacement, limits: Limits) -> None:
     """Refuse what is not supported, too large, or by estimate too much memory."""
     check_supported(problem, "dp-naive")
@@ -225,7 +282,12 @@ def _check(problem: DensePlacement, limits: Limits) -> None:
 
 
 def solve(
-    problem: DensePlacement, limits: Limits, seed: int = 0, *, warm_start: PlacementSolution | None = None
+    problem: DensePlacement,
+    limits: Limits,
+    seed: int = 0,
+    *,
+    warm_start: PlacementSolution | None = None,
+    latency_second: bool = False,
 ) -> Result[PlacementSolution]:
     """Go through every set of devices.
 
@@ -239,6 +301,8 @@ def solve(
         Kept in the report.
     warm_start
         A plan that is offered beside those found.
+    latency_second
+        Whether the latency follows a bottleneck as second key: a second run within the least bottleneck.
 
     Returns
     -------
@@ -257,6 +321,8 @@ def solve(
         table.offer(sum(1 << stage.device for stage in start), figure, start)
     stages, value, stars = _pick(problem, table)
     bound = value if table.complete else None
+    if latency_second and timing == "cycle" and stages is not None:
+        stages, value, bound, table = _fastest(problem, table, stages, budget)
     answer = Answer(stages, value, bound, infeasible=stages is None and table.complete, stars=stars)
     if stars is not None and not table.complete:
         answer = Answer(None)  # the values it is measured by are not proven
@@ -265,7 +331,7 @@ def solve(
         seed=seed,
         wall_time_s=budget.elapsed_s,
         work=budget.work,
-        bound_kind="exhaustive search" if table.complete else None,
-        proof=f"every set of devices, {table.steps:,} steps" if table.complete else "",
+        bound_kind="exhaustive search" if table.complete or bound is not None else None,
+        proof=f"every set of devices, {budget.work:,} steps" if table.complete or bound is not None else "",
     )
     return conclude(problem, "dp-naive", answer, budget, report)

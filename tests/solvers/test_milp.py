@@ -119,6 +119,34 @@ def test_more_problems_equal_brute_force(
     assert sum(feasible) > len(feasible) / 2
 
 
+SECOND: dict[str, Solve] = {
+    "highs": lambda problem: milp.solve(problem, NO_LIMIT, latency_second=True),
+    "cbc": lambda problem: milp.solve(problem, NO_LIMIT, engine="cbc", latency_second=True),
+    "layers": lambda problem: milp_layers.solve(problem, NO_LIMIT, latency_second=True),
+    "cp-sat": lambda problem: constraint.solve(problem, NO_LIMIT, latency_second=True),
+    "dp-naive": lambda problem: dp_naive.solve(problem, NO_LIMIT, latency_second=True),
+}
+
+
+@pytest.mark.parametrize(("name", "count"), {"highs": 20, "cbc": 8, "layers": 8, "cp-sat": 12, "dp-naive": 60}.items())
+def test_throughput_equals_brute_force(name: str, count: int, brute_force: ModuleType, instances: ModuleType) -> None:
+    """The least bottleneck, then the least latency of all plans with it: both keys proven."""
+    feasible = 0
+    for problem in instances.random_problems(
+        count, first_seed=6500, devices=(2, 4), layers=(4, 6), objective="bottleneck"
+    ):
+        expected = brute_force.optimum(problem, "throughput", brute_force.enumerate_plans(problem))
+        result = SECOND[name](problem)
+        if expected is None:
+            assert result.status == "infeasible", problem.name
+            continue
+        feasible += 1
+        assert result.status == "optimal", problem.name
+        assert result.objective == pytest.approx(expected, rel=1e-6), problem.name
+        assert result.bound == pytest.approx(expected, rel=1e-6), problem.name
+    assert feasible >= count / 3
+
+
 @pytest.mark.parametrize("objective", ["latency", "bottleneck", "efficiency", "cost", "balanced"])
 def test_the_textbook_programme_equals_the_exact_solver(objective: str, instances: ModuleType) -> None:
     """`dp-naive` and the exact engine agree to 1e-9, proofs of infeasibility included."""

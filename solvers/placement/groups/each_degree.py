@@ -77,7 +77,7 @@ def _solve(asked: Asked, units: UnitProblem, limits: Limits) -> Found:
     entry.check(units.dense)
     if entry.engine is None:
         more: dict[str, Any] = {} if start is None else {"warm_start": start}
-        if throughput and entry.cross_check() is not None:
+        if throughput and entry.kind == "exact":
             more["latency_second"] = True
         result = entry.solver()(units.dense, limits, asked.seed, **more)
     else:
