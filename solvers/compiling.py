@@ -99,6 +99,7 @@ class KernelSet:
         """
         if self._loaded or (budget.remaining_s > PLENTY_S and self.compiled()):
             return True
+        budget.report("loading kernels (compiled once per installation)", None, None)
         with self._waiting() as preparation:
             return _wait(preparation, budget, meanwhile)
 
