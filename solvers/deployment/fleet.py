@@ -113,7 +113,7 @@ class Fleet:
         self.degrees = _degrees(problem, self.kinds, max(map(len, self.islands)))
         self.boundary = np.array([layer.boundary_bytes_per_token for layer in self.model.layers], dtype=np.float64)
         self.decoders = np.concatenate([[0], np.cumsum([layer.kind == "decoder" for layer in self.model.layers])])
-        self._times: dict[tuple[int, int, int], GroupTimes] = {}
+        self._times: dict[tuple[int, float | None, int, int], GroupTimes] = {}
         self._groups: dict[tuple[object, ...], GroupTimes] = {}
         self._memory: dict[tuple[int, int], Memory] = {}
         self._hops: dict[int, Hops] = {}
@@ -132,11 +132,10 @@ class Fleet:
 
     def kind_times(self, kind: int, degree: int, batch: int) -> GroupTimes:
         """Return the layer times of `kind` at a degree, without collectives."""
-        key = (kind, degree, batch)
+        device = self.kinds[kind].device
+        key = (*_sheet(device), degree, batch)
         if key not in self._times:
-            times = self.problem.costs.layer_times(
-                self.model, self.kinds[kind].device, self.workload(batch), tensor_parallel=degree
-            )
+            times = self.problem.costs.layer_times(self.model, device, self.workload(batch), tensor_parallel=degree)
             self._times[key] = GroupTimes(np.asarray(times.prefill_s), np.asarray(times.decode_s))
         return self._times[key]
 
@@ -244,6 +243,11 @@ def _kinds(devices: Sequence[Device]) -> tuple[tuple[Kind, ...], Ints]:
     return tuple(kinds), np.array(numbers, dtype=np.int64)
 
 
+def _sheet(device: Device) -> tuple[int, float | None]:
+    """Return what costs tell devices apart by: many kinds here differ in available memory or price alone."""
+    return id(device.kind), device.power_cap_w
+
+
 def _degrees(problem: DeploymentProblem, kinds: Sequence[Kind], largest_island: int) -> tuple[int, ...]:
     """Return the degrees to try; of ``auto``, those that the costs know too."""
     degrees = degrees_within(problem.model, problem.tensor_parallel, problem.runtime, largest_island)
@@ -252,8 +256,8 @@ def _degrees(problem: DeploymentProblem, kinds: Sequence[Kind], largest_island: 
     known = []
     for degree in degrees:
         try:
-            for kind in kinds:
-                problem.costs.layer_times(problem.model, kind.device, problem.workload, tensor_parallel=degree)
+            for device in {_sheet(kind.device): kind.device for kind in kinds}.values():
+                problem.costs.layer_times(problem.model, device, problem.workload, tensor_parallel=degree)
         except (InputError, UnsupportedError):
             if degree == 1:
                 raise
