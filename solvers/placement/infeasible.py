@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import DensePlacement, FloatArray
 from gpuplan.solvers.placement.baselines.common import layer_bytes, most_devices, with_micro_batches
 from gpuplan.solvers.placement.packing import Packing, without
@@ -234,7 +235,11 @@ def _rules(problem: DensePlacement) -> list[Shortage]:
     spare = float(room[:allowed].sum() - layer_bytes(problem).sum())
     where = "all devices" if allowed == problem.num_devices else f"the {allowed} largest devices, the most a plan uses"
     total = f"the total would do ({bytes_up(max(spare, 0.0))} to spare on {where})"
-    if Packing(problem).fits() is None:
+    fits = Packing(problem).fits()
+    if fits is None and _never_filled(without(problem, limit=True, marks=True, routes=True)):
+        sentence = f"{total}, but no order of the devices, each filled as far as it goes, holds all layers"
+        return [Shortage("packing", sentence, spare)]
+    if fits is None:
         sizes = len(np.unique(problem.available_bytes))
         sentence = (
             f"{total}, so whole layers, routes or the rules stand in the way; which of them is not proven: "
@@ -243,6 +248,25 @@ def _rules(problem: DensePlacement) -> list[Shortage]:
         return [Shortage("proof", sentence)]
     sentence = f"{total}, but no cut into contiguous whole layers fits the devices"
     return [Shortage("packing", sentence, spare)]
+
+
+def _never_filled(problem: DensePlacement) -> bool:
+    """Whether filling devices in every order, similar ones taken as the largest of them, proves that nothing fits."""
+    from gpuplan.solvers.limits import Budget, Limits
+    from gpuplan.solvers.placement.core import Query, make_core, single_stage, without_costs
+    from gpuplan.solvers.placement.tables import class_tables
+    from gpuplan.solvers.placement.unlike.fill import QUICK, fill
+
+    micro_batches = problem.micro_batches if isinstance(problem.micro_batches, int) else 1
+    try:
+        tables = class_tables(problem)
+    except UnsupportedError:
+        return False
+    query = Query(time_weight=0.0, any_plan=True)
+    if single_stage(tables, query, micro_batches) is not None:
+        return False
+    core = without_costs(make_core(tables, query, micro_batches))
+    return core.max_stages < 2 or fill(core, Budget(Limits(None)), QUICK).impossible
 
 
 def _device_limit(problem: DensePlacement) -> Shortage | None:

@@ -14,6 +14,8 @@ from gpuplan.solvers import solve
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement import small
 from gpuplan.solvers.placement.core import Core, Query, make_core
+from gpuplan.solvers.placement.infeasible import _never_filled, shortages
+from gpuplan.solvers.placement.packing import Packing
 from gpuplan.solvers.placement.tables import class_tables
 from gpuplan.solvers.placement.unlike.fill import EFFORTS, Rest, fill, make_sorts
 
@@ -143,3 +145,26 @@ def test_return_routes_missing_inside_a_class_prove_nothing() -> None:
     core = _core(problem, Query(any_plan=True))
     assert not fill(core, Budget(Limits())).impossible
     assert solve(problem, solver="labels").status == "optimal"
+
+
+def test_reasons_use_the_proof_by_memory_alone() -> None:
+    """64 unlike devices, 126 uneven layers, 99 % full: too many sizes to count out, yet the reason is a packing.
+
+    Each device would have to be filled to 99 % on average with whole layers of half its size and more.
+    """
+    problem = _tight(2, 64, 126, 0.99)
+    assert Packing(problem).fits() is None
+    (reason,) = [shortage for shortage in shortages(problem) if shortage.kind in ("packing", "proof")]
+    assert reason.kind == "packing"
+    assert "no order of the devices, each filled as far as it goes, holds all layers" in reason.sentence
+
+
+def test_reasons_of_small_packings_stay_exact() -> None:
+    """The proof by memory alone never says that nothing fits where something does."""
+    proofs = 0
+    for seed in range(150):
+        problem = _tight(seed, 5, 11, (0.75, 0.85, 0.93)[seed % 3])
+        if _never_filled(problem):
+            assert small.minimise(_core(problem), math.inf, Budget(Limits(None))).value == math.inf
+            proofs += 1
+    assert proofs > 10
