@@ -39,7 +39,7 @@ MOST_MULTIPLIERS: Final = 30
 #: How closely the factor of the bound is found.
 FACTOR: Final = 1e-3
 #: Boxes kept, about.
-MOST_BOXES: Final = 40_000
+MOST_BOXES: Final = 150_000
 #: Rounds without anything to split and without a better programme, at most.
 STALLED: Final = 3
 #: Share of the best prices so far in the next ones to be tried.
