@@ -147,3 +147,18 @@ def test_many_vectors_get_no_lattice(make_cluster, four_layers, ideal_costs):
     search = _Search(ask((four_layers, topology), ideal_costs), Budget(Limits()), 0, None, _switch(0.0, 0.0))
     assert not few_vectors(search.fleet)
     assert search.ceilings.families is None
+
+
+def test_stopped_search_hands_over_what_it_has(four_layers, two_hosts, ideal_costs):
+    """A search stopped after some calls answers with a bound, and with a plan that verifies where it has one."""
+    found = 0
+    for calls in (1, 3, 10, 30, 100):
+        left = iter(range(calls))
+        problem = ask((four_layers, two_hosts), ideal_costs, tensor_parallel=(1, 2))
+        result = deploy(problem, cancel=lambda left=left: next(left, None) is None)
+        assert result.status in ("optimal", "feasible", "no_solution")
+        assert result.bound is not None
+        if result.plan is not None:
+            assert verify_deployment(result.plan).ok
+            found += 1
+    assert found >= 2

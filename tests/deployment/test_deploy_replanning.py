@@ -46,6 +46,21 @@ def test_unchanged_cluster_keeps_the_plan(four_layers, two_hosts, ideal_costs):
     assert verify_deployment(again.require_plan()).ok
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"objective": "throughput"}, {"objective": "cost", "demand_rps": 0.4}, {"tensor_parallel": (1, 2)}],
+)
+def test_every_objective_comes_to_rest(changes, four_layers, two_hosts, ideal_costs):
+    """Three times from its own answer: the same replicas under the same names on the same devices."""
+    problem = ask(four_layers, two_hosts, ideal_costs, **changes)
+    first = plan = deploy(problem).require_plan()
+    for _ in range(3):
+        plan = deploy(problem, current=plan).require_plan()
+        assert places(plan) == places(first)
+        assert plan.changes.total_moved_bytes == 0.0
+        assert plan.changes.appeared == plan.changes.disappeared == ()
+
+
 def test_lost_device_moves_nothing_else(four_layers, two_hosts, ideal_costs):
     """When a device is gone its replica goes; the other three stay where they are under their names."""
     first = deploy(ask(four_layers, two_hosts, ideal_costs)).require_plan()
