@@ -6,9 +6,9 @@ they start is needless, or when another label of the same state uses no more nod
 
 Why a needless range may go: let a label have a completion that passes the target, and take the one with fewest layers
 held in all. If it started, on this layer, a range whose variant has the same ρ, then starting that range one layer
-later would be a completion too, with one layer less. So every label that can be completed has a child that can, and
-what dominates that child can be completed likewise. Hence an untruncated search that ends empty *proves* the target
-impossible, for these regions and any placement.
+later, its end the same, would be a completion too, with one layer less. So every label that can be completed has a
+child that can, and what dominates that child can be completed likewise. Hence an untruncated search that ends empty
+*proves* the target impossible, for these regions and any placement.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ ones only; and a state must tell which ranges are under way, since a node sends 
 many ranges of each (group, layers) have how many layers left; a transition starts a cover of the current layer
 (`growth.py`) and moves on one layer; ranges that end with it are its *ended* row, ranges on the layer its *cover* row
 (`crossing.py` reads both). With a cover come its *needless* variants: the cover without one of the ranges it starts,
-where coverage allows. A range whose variant lets as much flow through should have started one layer later, or not at
-all: with one layer less a node passes as much or more, unless k−1 layers pass no more than k.
+where coverage allows. A range of two layers or more whose variant lets as much flow through should have started one
+layer later: it ends where it ended, and with one layer less a node passes as much or more, unless k−1 layers pass no
+more than k. (A range of one layer too many may still be needed to send where it ends.)
 
 A node that holds fewer layers than would pass as much (k' < k, T(k') ≤ T(k)) may as well start k − k' layers earlier:
 flow may enter a range anywhere. Only at layer 0 is there no earlier layer, so such ranges start there and nowhere else.
@@ -156,7 +157,7 @@ class RegionStates:
         """Return whether a range with one layer less passes as much or more: then it may start later."""
         known = set(zip(items.kind.tolist(), items.layers.tolist(), strict=True))
         pairs = zip(self.items.kind.tolist(), self.items.layers.tolist(), strict=True)
-        return [layers == 1 or (kind, layers - 1) in known for kind, layers in pairs]
+        return [(kind, layers - 1) in known for kind, layers in pairs]
 
 
 def _with_shorter_ones(instance: Instance, items: Items) -> Items:
