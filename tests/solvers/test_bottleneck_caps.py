@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.placement import bottleneck_caps, bottleneck_kernels, bottleneck_part
@@ -15,7 +16,7 @@ from gpuplan.solvers.placement.bottleneck import minimise_bottleneck, path_bottl
 from gpuplan.solvers.placement.bottleneck_bounds import CapBounds
 from gpuplan.solvers.placement.bottleneck_core import by_least_hop, cap_core
 from gpuplan.solvers.placement.bottleneck_kinds import kinds_core
-from gpuplan.solvers.placement.bottleneck_search import CapSearch, pack_keys
+from gpuplan.solvers.placement.bottleneck_search import CapSearch, most_labels, pack_keys
 from gpuplan.solvers.placement.core import Core, Query, make_core
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.evaluate import broken_rule, evaluate
@@ -245,6 +246,28 @@ def test_cancelling_keeps_the_incumbent(instances: ModuleType) -> None:
             value = evaluate(problem, tables.to_stages(outcome.path)).bottleneck_s
             assert np.atleast_1d(outcome.bound)[0] <= value * (1.0 + 1e-12)
             assert broken_rule(problem, tables.to_stages(outcome.path)) is None
+
+
+def test_a_memory_limit_leaves_a_valid_bound(instances: ModuleType) -> None:
+    """With room for few labels the answer stays a plan with a bound; with room for all it is the same optimum."""
+    problem = _unlike(instances, 2, return_hop=True)
+    whole, _ = _run(problem)
+    assert whole.bound is not None
+    kept, tables = _run(problem, limits=Limits(memory_limit_bytes=20_000))
+    assert kept.path is not None
+    assert kept.bound is not None
+    value = evaluate(problem, tables.to_stages(kept.path)).bottleneck_s
+    assert np.atleast_1d(kept.bound)[0] <= np.atleast_1d(whole.bound)[0] * (1.0 + 1e-9) <= value * (1.0 + 2e-9)
+    assert most_labels(Budget(Limits(memory_limit_bytes=20_000)), 1) == 125  # 20,000 / (2 · (72 + 8))
+    roomy, _ = _run(problem, limits=Limits(memory_limit_bytes=1 << 30))
+    assert roomy.bound == whole.bound
+
+
+def test_a_search_too_large_for_the_memory_limit_is_refused(instances: ModuleType) -> None:
+    """Nine devices with 72 edges over 24 layers take 3,456 bytes: refused in one sentence below that."""
+    problem = _unlike(instances, 2, return_hop=False)
+    with pytest.raises(UnsupportedError, match="search over caps"):
+        _run(problem, limits=Limits(memory_limit_bytes=3_000))
 
 
 def test_key_words_hold_every_counter_apart() -> None:
