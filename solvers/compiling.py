@@ -116,7 +116,8 @@ class KernelSet:
     def _waiting(self) -> Iterator[_Preparation]:
         """Give the preparation under way, or a new one; count who waits for it."""
         with self._lock:
-            if self._preparation is None or not self._preparation.is_alive():
+            # One that gave up for nobody waited is on its way out: to wait for it would end this search, too.
+            if self._preparation is None or self._preparation.given_up or not self._preparation.is_alive():
                 self._preparation = _Preparation(self)
                 self._preparation.start()
             preparation = self._preparation
@@ -139,7 +140,7 @@ class _Preparation(threading.Thread):
         super().__init__(name=f"gpuplan-kernels-{kernels.name}", daemon=True)
         self.kernels = kernels
         self.waiting = 0
-        self.over = False
+        self.over = self.given_up = False
 
     def run(self) -> None:
         try:
@@ -157,6 +158,12 @@ class _Preparation(threading.Thread):
         self.kernels._loaded = True
         return True
 
+    def _unwanted(self) -> bool:
+        """Return whether nobody waits any more; whoever comes later starts another one."""
+        with self.kernels._lock:
+            self.given_up = self.waiting < 1
+            return self.given_up
+
     def _compile_apart(self) -> bool:
         """Wait for a child that compiles; return whether it ended by itself."""
         quiet = subprocess.DEVNULL
@@ -170,7 +177,7 @@ class _Preparation(threading.Thread):
             return True
         with child:
             while child.poll() is None:
-                if self.waiting < 1 or _LEAVING.is_set():
+                if self._unwanted() or _LEAVING.is_set():
                     child.kill()
                     return False
                 time.sleep(PAUSE_S)

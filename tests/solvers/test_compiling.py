@@ -134,6 +134,23 @@ def test_waiting_ends_at_the_limit_and_with_it_the_compiler(slow_compiler: Kerne
     assert not thread.is_alive()
 
 
+def test_a_preparation_that_gave_up_is_waited_for_by_nobody(slow_compiler: KernelSet) -> None:
+    """Once nobody waits it is on its way out; who comes then gets one of its own, and with it the whole of its time."""
+    with slow_compiler._waiting() as first:
+        pass
+    first.join(10.0)
+    assert first.given_up
+    assert not first.over
+    late = compiling._Preparation(slow_compiler)
+    late.given_up = True
+    late.is_alive = lambda: True  # type: ignore[method-assign]
+    slow_compiler._preparation = late
+    with slow_compiler._waiting() as second:
+        assert second is not late
+        assert second.is_alive()
+    second.join(10.0)
+
+
 def test_waiting_ends_when_the_caller_asks(slow_compiler: KernelSet) -> None:
     """Without a time limit a cancel ends it."""
     started = time.perf_counter()
