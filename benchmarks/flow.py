@@ -6,6 +6,8 @@
 Instances:
 
 * the two published ones (`--data`/instances);
+* `published-24-3-regions-s`: the 24 nodes of `single24-70b`, published throughputs, in the three regions of the
+  published cluster; links between regions all 12.5 MB/s for seed 0, else drawn with seed s;
 * `like-…`: clusters in their manner: the published node counts, throughputs made from the measured tables of `--data`
   by the rule of `table_of` (the published ones also use constants of their runs, so values differ from theirs), every
   model of `--data`; `like-24-3-regions-…-s` has links between regions drawn with seed s;
@@ -107,6 +109,19 @@ def helix_like(data: Path, model: Model, regions: Sequence[Mapping[str, int]], s
     )
 
 
+def published_in_regions(data: Path, seed: int) -> FlowProblem:
+    """Return `single24-70b` in three regions: 12.5 MB/s between regions, ± 2.5 MB/s but for seed 0."""
+    published = load_flow_problem(data / "instances" / "single24-70b.json")
+    number = {name.lower(): kind for kind, name in enumerate(published.kind_names)}
+    links = helix_like(data, MODELS["70b"], THREE_REGIONS, seed)
+    kinds = np.array([number[links.kind_names[kind].lower()] for kind in links.node_kinds])
+    slow = links.link_tokens_per_s
+    if seed == 0:
+        slow = np.where(slow < slow.max(), 12.5e6 / MODELS["70b"].activation_bytes, slow)
+        np.fill_diagonal(slow, 0.0)
+    return dataclasses.replace(published, node_kinds=kinds, link_tokens_per_s=slow)
+
+
 def wide_cluster(seed: int, *, nodes: int = 200, kinds: int = 8, regions: int = 4, num_layers: int = 32) -> FlowProblem:
     """Return a cluster of several regions whose nodes are dealt out at random; links between regions bind.
 
@@ -142,6 +157,8 @@ def instances(data: Path, seeds: int) -> Iterator[tuple[str, FlowProblem]]:
     if data.is_dir():
         for name in ("quality10-30b", "single24-70b"):
             yield name, load_flow_problem(data / "instances" / f"{name}.json")
+        for seed in range(seeds):
+            yield f"published-24-3-regions-{seed}", published_in_regions(data, seed)
         for name, model in MODELS.items():
             yield f"like-24-{name}", helix_like(data, model, [SINGLE24])
             yield f"like-42-{name}", helix_like(data, model, [MIXED42])

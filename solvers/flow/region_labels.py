@@ -29,7 +29,7 @@ from gpuplan.solvers.flow.transitions import Transitions
 from gpuplan.solvers.limits import Budget
 
 #: Labels made at once at most: bounds memory.
-MOST_ROWS = 200_000
+MOST_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -127,7 +127,9 @@ def _by_turns(
 ) -> None:
     """Anneal and search by regions in turn, with growing effort."""
     polish = Polish(incumbent, arrays_of(incumbent.problem, regions), seed)
-    search = RegionCover(incumbent, regions, top, polish.realise) if len(regions) > 1 else None
+    # Of many nodes too many covers are within any slack: nothing is proven, and annealing gains more.
+    few = len(regions) > 1 and incumbent.problem.num_nodes <= MANY_NODES
+    search = RegionCover(incumbent, regions, top, polish.realise) if few else None
     for effort in range(len(EFFORTS)):
         if search is not None:
             search.prove(effort)
