@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 EPSILONS = (0.08, 0.04, 0.02, 0.01, 0.005, 0.0025)
 #: Classes from which on it is worth a try, and the share of them that must go.
 FEWEST_CLASSES, SHARE_GONE = 24, 0.5
-#: Most of the time and work left that the rounded problem may take.
-MOST_SHARE = 0.3
+#: Most of the time and work left that the rounded problem may take, and then the search over a few hundred classes;
+#: seconds the rounded problem may take where that is no larger a share than the latter.
+ROUNDED_SHARE, FEW_SHARE, ROUNDED_S = 0.1, 0.3, 0.3
 #: Exchanges of a class for one of its kind that are tried.
 MOST_TRIES = 2_000
 #: More classes than this are first searched by a few of them.
@@ -158,7 +159,7 @@ class NearlyAlike:
         keep = self._promising(core, path)
         place = {int(c): k for k, c in enumerate(keep)}
         inner = tuple((place[c], start, stop) for c, start, stop in path)
-        budget = ShareBudget(session.budget, MOST_SHARE)
+        budget = ShareBudget(session.budget, FEW_SHARE)
         settings = Settings(session.settings.threads)
         found = large.minimise(restrict(core, keep), core.value(path), budget, settings, hint=inner)
         return path if found.path is None else restore(found.path, keep)
@@ -237,7 +238,8 @@ def _session(tables: ClassTables, outer: Session) -> Session:
     """Return a session of its own on rounded tables, within a share of the limits of the outer one."""
     from gpuplan.solvers.placement.query import Session
 
-    return Session(tables, "auto", ShareBudget(outer.budget, MOST_SHARE), Settings(outer.settings.threads))
+    share = max(ROUNDED_SHARE, min(FEW_SHARE, ROUNDED_S / max(outer.budget.remaining_s, 1e-9)))
+    return Session(tables, "auto", ShareBudget(outer.budget, share), Settings(outer.settings.threads))
 
 
 def _fits(session: Session) -> bool:
@@ -258,20 +260,28 @@ def minimise_nearly_alike(
     bound, path = found.ask(query, micro_batches, core, upper)
     trace = session.settings.trace
     trace.note(f"{found.finest.describe()}: {found.proof()} gives a bound and a first plan")
-    hint = min(
+    trace.proof = trace.kind = ""
+    best = min(
         (known for known in (hint, path) if known is not None and core.holds(known)), key=core.value, default=None
     )
-    value = math.inf if hint is None else core.value(hint)
-    trace.proof = trace.kind = ""
-    if value >= upper:
-        value, hint = math.inf, None
-    least = min(value, upper)
-    rest = CoreOutcome(value, hint, -math.inf, False)
-    if bound < _target(core, least):
-        if hint is not None and core.num_classes > MANY_CLASSES:
-            hint = found.improved(session, core, hint)
+    rest = _valued(core, best, upper)
+    if bound < _target(core, min(rest.value, upper)):
+        first = rest
+        if core.num_classes > MANY_CLASSES and first.path is not None:
+            hint = found.improved(session, core, first.path)
+            first = _valued(core, hint, upper)
+        # Elsewhere the search goes its own way: from rounded plans it has come to worse ones.
         rest = session.minimise_large(core, upper, hint)
+        if first.value < rest.value and not rest.proven:
+            rest = CoreOutcome(first.value, first.path, min(rest.bound, first.value), False)
     return _joined(core, rest, bound, upper, found, trace)
+
+
+def _valued(core: Core, path: ClassPath | None, upper: float) -> CoreOutcome:
+    """Return a path as an outcome without a bound; none where it is not below `upper`."""
+    if path is None or core.value(path) >= upper:
+        return CoreOutcome(math.inf, None, -math.inf, False)
+    return CoreOutcome(core.value(path), path, -math.inf, False)
 
 
 def _joined(core: Core, rest: CoreOutcome, bound: float, upper: float, found: NearlyAlike, trace: Trace) -> CoreOutcome:
