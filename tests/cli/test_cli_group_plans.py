@@ -60,3 +60,18 @@ def test_runtimes_are_listed(run: Any) -> None:
     assert [row["name"] for row in rows] == [
         "accelerate", "deepspeed", "llama-cpp", "megatron", "sglang", "tensorrt-llm", "vllm",
     ]  # fmt: skip
+
+
+def test_models_of_groups_are_written_and_plans_started_from(run: Any, plan: Path, tmp_path: Path) -> None:
+    """One model of all sizes as .lp, none as .json; a plan of groups is a start, refused where its sizes differ."""
+    asked = ("map", "llama-3.1-8b", "8xl4", "--dtype", "fp32", "--objective", "throughput", "--tensor-parallel", "1,2")
+    model = tmp_path / "groups.lp"
+    outcome = run(*asked, "--uneven-tensor-parallel", "--write-model", model, "--warm-start", plan)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "shared_0" in model.read_text(encoding="utf-8")
+    refused = run(*asked, "--write-model", tmp_path / "groups.json")
+    assert refused.exit_code == 2
+    assert "knows stages of single devices" in refused.stderr
+    other = run("map", "llama-3.1-8b", "8xl4", "--dtype", "fp32", "--tensor-parallel", "4", "--warm-start", plan)
+    assert other.exit_code == 2
+    assert "a stage has 2 devices, and 4 were asked for" in other.stderr
