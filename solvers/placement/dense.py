@@ -14,7 +14,7 @@ from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate
 from gpuplan.solvers.placement.front import front_points
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Session
+from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Session, rounding_fits
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
@@ -62,7 +62,7 @@ def solve_dense(
         from gpuplan.solvers.placement.unlike.over import solve_rounded
 
         rounded = None
-        if engine == "auto" and warm_start is None:
+        if engine == "auto" and warm_start is None and rounding_fits(problem.num_devices, budget):
             rounded = solve_rounded(problem, limits, seed, latency_second=latency_second)
         if rounded is None:
             raise
