@@ -101,7 +101,8 @@ def by_caps(session: Session, hint: ClassPath | None, sources: Sources | None = 
 
     if not CAPS.loaded():
         cheap = _Meanwhile(session, hint)
-        if not CAPS.prepare(session.budget, cheap.step):
+        # A call that comes while another's preparation is ending, its limit passed, would end with that: once more.
+        if not (CAPS.prepare(session.budget, cheap.step) or CAPS.prepare(session.budget, cheap.step)):
             return cheap.answer()
     from gpuplan.solvers.placement.bottleneck_caps import EXACT, Incumbent
 
