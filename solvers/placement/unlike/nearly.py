@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import DensePlacement
+from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, CoreOutcome, Query, bits_of
 from gpuplan.solvers.placement.effort import KEY_BITS, Settings, Trace
@@ -97,7 +98,12 @@ class NearlyAlike:
         return "an exhaustive search" if inner.engines == {"dp"} else "a label search"
 
     def _answer(self, session: Session, query: Query, micro_batches: int, upper: float) -> Answer:
-        return session.ask_part(self._restated(query, session.tables), micro_batches, upper)
+        whole = session.budget
+        session.budget = _share(whole)
+        try:
+            return session.ask_part(self._restated(query, session.tables), micro_batches, upper)
+        finally:
+            session.budget = whole
 
     def _restated(self, query: Query, tables: ClassTables) -> Query:
         """Return a query with the least entry cost and weight of each class's devices."""
@@ -238,8 +244,12 @@ def _session(tables: ClassTables, outer: Session) -> Session:
     """Return a session of its own on rounded tables, within a share of the limits of the outer one."""
     from gpuplan.solvers.placement.query import Session
 
-    share = max(ROUNDED_SHARE, min(FEW_SHARE, ROUNDED_S / max(outer.budget.remaining_s, 1e-9)))
-    return Session(tables, "auto", ShareBudget(outer.budget, share), Settings(outer.settings.threads))
+    return Session(tables, "auto", outer.budget, Settings(outer.settings.threads))
+
+
+def _share(whole: Budget) -> ShareBudget:
+    """Return what a rounded problem may take of what is left now."""
+    return ShareBudget(whole, max(ROUNDED_SHARE, min(FEW_SHARE, ROUNDED_S / max(whole.remaining_s, 1e-9))))
 
 
 def _fits(session: Session) -> bool:
