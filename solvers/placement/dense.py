@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuplan.errors import UnsupportedError, UsageError
+from gpuplan.errors import UsageError
 from gpuplan.plans.placement_solution import PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget, Limits, refuse_memory
@@ -14,7 +14,7 @@ from gpuplan.solvers.placement.evaluate import Evaluation, broken_rule, evaluate
 from gpuplan.solvers.placement.front import front_points
 from gpuplan.solvers.placement.objectives import METHODS
 from gpuplan.solvers.placement.outcome import Outcome
-from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Session, rounding_fits
+from gpuplan.solvers.placement.query import SMALL_FRONT_QUERIES, EngineName, Session
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
 from gpuplan.solvers.result import Report, Result, Status, Value, relative_gap
 
@@ -56,17 +56,7 @@ def solve_dense(
     """
     budget = Budget(limits)
     goal = problem.objective
-    try:
-        tables = class_tables(problem, with_price=goal.name == "cost")
-    except UnsupportedError:  # too many unlike devices
-        from gpuplan.solvers.placement.unlike.over import solve_rounded
-
-        rounded = None
-        if engine == "auto" and warm_start is None and rounding_fits(problem.num_devices, budget):
-            rounded = solve_rounded(problem, limits, seed, latency_second=latency_second)
-        if rounded is None:
-            raise
-        return rounded
+    tables = class_tables(problem, with_price=goal.name == "cost")
     refuse_tables(tables, limits)
     session = Session(tables, engine, budget, Settings(limits.threads), second_key=latency_second)
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)

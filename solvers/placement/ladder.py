@@ -225,9 +225,7 @@ class LadderSearch:
         if self.settled(bound) or effort.width == 0 or self.found_any():
             return bound
         settings = self.settings
-        found = search(
-            relaxation, self.best, effort.width, self.budget, settings.threads, bound, settings.word_bits
-        )
+        found = search(relaxation, self.best, effort.width, self.budget, settings.threads, bound, settings.word_bits)
         self.offer(found.value, found.path)
         return max(bound, found.dropped)
 
