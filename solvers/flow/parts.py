@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +18,16 @@ def part_of(budget: Budget, share: float) -> Budget:
     time_s = None if limits.time_limit_s is None else max(budget.remaining_s, 0.0) * share
     work = None if limits.work_limit is None else max(int((limits.work_limit - budget.work) * share), 1)
     return Budget(dataclasses.replace(limits, time_limit_s=time_s, work_limit=work, on_progress=None))
+
+
+@contextlib.contextmanager
+def share_of(budget: Budget, share: float) -> Iterator[Budget]:
+    """Give a part of a budget for a block of code; the work done there counts for the whole."""
+    part = part_of(budget, share)
+    try:
+        yield part
+    finally:
+        budget.spend(part.work)
 
 
 def restricted(problem: FlowProblem, nodes: Sequence[int]) -> FlowProblem:

@@ -13,7 +13,7 @@ import numpy as np
 from gpuplan.plans.flow_solution import NodeRange
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.labels import Options
-from gpuplan.solvers.flow.parts import part_of
+from gpuplan.solvers.flow.parts import share_of
 from gpuplan.solvers.flow.prices import PriceMaster
 from gpuplan.solvers.flow.views import View, views_of
 from gpuplan.solvers.limits import Budget
@@ -72,7 +72,15 @@ class RegionCover:
 
     def prove(self, effort: int) -> None:
         """Lower the bound step by step, by leaps that grow with success and shrink when they are too hard."""
-        budget = part_of(self.incumbent.budget, SHARES[effort])
+        with share_of(self.incumbent.budget, SHARES[effort]) as budget:
+            self._prove(effort, budget)
+
+    def seek(self, effort: int) -> None:
+        """Raise the value: beams at the tops of steps from the bound down, then halfway to the value."""
+        with share_of(self.incumbent.budget, SHARES[effort]) as budget:
+            self._seek(effort, budget)
+
+    def _prove(self, effort: int, budget: Budget) -> None:
         too_hard: dict[View, int] = {}
         low, high = self._ticks(self.incumbent.value) + 1, self._highest()
         near = high - low <= WITHIN_REACH * high
@@ -87,11 +95,8 @@ class RegionCover:
             if high < low or leap <= NEAR * high or too_hard_a_step:
                 break
             target = max(self._step_low(high - leap), low)
-        self.incumbent.budget.spend(budget.work)
 
-    def seek(self, effort: int) -> None:
-        """Raise the value: beams at the tops of steps from the bound down, then halfway to the value."""
-        budget = part_of(self.incumbent.budget, SHARES[effort])
+    def _seek(self, effort: int, budget: Budget) -> None:
         target = self._highest()
         for _ in range(TRIES):
             before = self.incumbent.value
@@ -108,7 +113,6 @@ class RegionCover:
             if self.incumbent.value > before * (1.0 + NEAR):
                 continue
             target = max(self._step_low(target) - 1, value + (target - value) // 2, value + 1)
-        self.incumbent.budget.spend(budget.work)
 
     def _step_low(self, high: int) -> int:
         """Return the lowest target with as little slack as `high`."""
@@ -123,7 +127,7 @@ class RegionCover:
         return low
 
     def _worth(self, target: int) -> float:
-        return self._master.solve(target).worth
+        return self._master.solve(max(target, 1)).worth
 
     def _disproven(self, target: int, labels: int, too_hard: dict[View, int], budget: Budget) -> bool:
         """Search the views for a proof, those that could not tell about a higher target left out."""
@@ -149,7 +153,8 @@ class RegionCover:
             placement = view.place(outcome.ranges)
             self.incumbent.offer(placement)
             if not self._over(budget):
-                self.realise(placement, view.instance.tokens(target), part_of(budget, REALISE_SHARE))
+                with share_of(budget, REALISE_SHARE) as part:
+                    self.realise(placement, view.instance.tokens(target), part)
         return outcome.answer
 
     def _highest(self) -> int:

@@ -28,7 +28,7 @@ from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
 from gpuplan.solvers.flow.link_bounds import crossing_capacity
-from gpuplan.solvers.flow.parts import part_of, restricted
+from gpuplan.solvers.flow.parts import part_of, restricted, share_of
 from gpuplan.solvers.flow.polish import MANY_NODES, Polish
 from gpuplan.solvers.flow.region_cover import EFFORTS, RegionCover
 
@@ -126,21 +126,25 @@ def _by_turns(
     seed: int,
 ) -> None:
     """Anneal and search by regions in turn, with growing effort."""
+    budget = incumbent.budget
     polish = Polish(incumbent, arrays_of(incumbent.problem, regions), seed)
     # Of many nodes too many covers are within any slack: nothing is proven, and annealing gains more.
-    few = len(regions) > 1 and incumbent.problem.num_nodes <= MANY_NODES
-    search = RegionCover(incumbent, regions, top, polish.realise) if few else None
-    for effort in range(len(EFFORTS)):
-        if search is not None:
+    if len(regions) > 1 and incumbent.problem.num_nodes <= MANY_NODES:
+        search = RegionCover(incumbent, regions, top, polish.realise)
+        for effort in range(len(EFFORTS)):
             search.prove(effort)
             search.seek(effort)
-        if effort == 0:
-            for placement in starts:
-                polish.improve(placement, part_of(incumbent.budget, START_SHARE))
-        polish.rounds(part_of(incumbent.budget, TURN_SHARE))
-        if incumbent.closed or incumbent.budget.exhausted():
-            return
-    polish.rounds(incumbent.budget)
+            for placement in starts if effort == 0 else ():
+                with share_of(budget, START_SHARE) as part:
+                    polish.improve(placement, part)
+            with share_of(budget, TURN_SHARE) as part:
+                polish.rounds(part)
+            if incumbent.closed or budget.exhausted():
+                return
+    else:
+        for placement in starts:
+            polish.improve(placement, budget)
+    polish.rounds(budget)
 
 
 def _in_blocks(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[tuple[NodeRange, ...]]:
