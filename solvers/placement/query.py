@@ -140,7 +140,9 @@ class Session:
         if rest.path is None and not rest.proven and math.isinf(least) and core.cap is None:
             from gpuplan.solvers.placement.cheap import last_resort
 
-            rest = last_resort(core, rest, self.budget)
+            stopped, rest = rest, last_resort(core, rest, self.budget)
+            if query.bottleneck and rest.path is not None:
+                rest = _as_bottleneck(self.tables, stopped, rest.path)
         return _better(best, Answer(rest.value, rest.path, rest.bound, rest.proven, rest.by_count))
 
     def _may_round(self, query: Query, core: Core) -> bool:
@@ -250,6 +252,14 @@ def rounding_fits(classes: int, budget: Budget) -> bool:
     if limit is not None and limit < ROUNDING_BYTES * classes**2:
         return False
     return budget.remaining_s >= ROUNDING_S * classes**2
+
+
+def _as_bottleneck(tables: ClassTables, stopped: CoreOutcome, path: ClassPath) -> CoreOutcome:
+    """Return a rule's path as an answer on its largest stage: a rule adds times up, so its bound bounds no maximum."""
+    from gpuplan.solvers.placement.bottleneck import path_bottleneck
+
+    value = path_bottleneck(tables, path)
+    return CoreOutcome(value, path, min(stopped.bound, value), False)
 
 
 def _better(first: Answer, second: Answer) -> Answer:
