@@ -21,11 +21,6 @@ from gpuplan.solvers.flow.prices import PoolMargin, Prices
 from gpuplan.solvers.flow.transitions import Numbered, Transitions
 from gpuplan.solvers.limits import Budget
 
-#: How much further than asked for a state is expanded.
-GENEROSITY = 1.2
-#: States expanded at once.
-CHUNK = 128
-
 
 class Automaton:
     """States and transitions for one target, prices and window.
@@ -74,14 +69,9 @@ class Automaton:
 
     def transitions(self, states: IntArray, slack: FloatArray) -> Transitions:
         """Return a table with the transitions of (at least) `states`, up to an excess of `slack` (or the window)."""
-        wanted = np.minimum(slack, self.window)
-        fresh = np.flatnonzero(self._table.windows(states) < wanted)
-        # A little more than asked for, so that a state is rarely expanded again.
-        windows = np.minimum(wanted * GENEROSITY, self.window)
-        for first in range(0, len(fresh), CHUNK):
-            rows = fresh[first : first + CHUNK]
-            covers = self._growth.minimal_covers(self._states.rows[states[rows]], windows[rows])
-            self._record(states[rows], windows[rows], covers)
+        for rows, windows in self._table.missing(states, slack, self.window):
+            covers = self._growth.minimal_covers(self._states.rows[rows], windows)
+            self._record(rows, windows, covers)
         self._table.pack()
         return self._table
 

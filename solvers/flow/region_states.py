@@ -20,7 +20,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpuplan.profiles.problems.flow import FloatArray, IntArray
-from gpuplan.solvers.flow.automaton import CHUNK, GENEROSITY
 from gpuplan.solvers.flow.growth import Growth, Partial
 from gpuplan.solvers.flow.instance import Instance, Items
 from gpuplan.solvers.flow.prices import PoolMargin, Prices
@@ -91,15 +90,11 @@ class RegionStates:
 
     def transitions(self, states: IntArray, slack: FloatArray, *, first: bool) -> Transitions:
         """Return a table with the transitions of (at least) `states`, up to an excess of `slack` (or the window)."""
-        wanted = np.minimum(slack, self.window)
-        fresh = np.flatnonzero(self._table.windows(states) < wanted)
-        windows = np.minimum(wanted * GENEROSITY, self.window)
         growth = self._first_growth if first else self._growth
-        for at in range(0, len(fresh), CHUNK):
-            rows = fresh[at : at + CHUNK]
-            acts = self._acts.rows[states[rows]].astype(np.int64)
+        for rows, windows in self._table.missing(states, slack, self.window):
+            acts = self._acts.rows[rows].astype(np.int64)
             promised = np.minimum(acts @ self._promise, growth.target)
-            self._record(states[rows], acts, windows[rows], growth.all_covers(promised, windows[rows]))
+            self._record(rows, acts, windows, growth.all_covers(promised, windows))
         self._table.pack()
         return self._table
 

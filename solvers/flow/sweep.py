@@ -7,6 +7,7 @@ proves a target impossible by ending empty.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Walk(Protocol):
         """Whether no transition within a window was left out."""
 
 
-class Sweep(Generic[L]):
+class Sweep(abc.ABC, Generic[L]):
     """Labels from the first layer to the last.
 
     Parameters
@@ -133,17 +134,17 @@ class Sweep(Generic[L]):
         self._most_rows = most_rows
         self._rng = np.random.default_rng(options.seed)
 
+    @abc.abstractmethod
     def start(self) -> L:
         """Return the label before the first layer."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def transitions(self, labels: L, layer: int) -> Transitions:
         """Return a table with the transitions of the labels' states."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def children(self, labels: L, table: Transitions, parent: IntArray, step: IntArray, layer: int) -> L:
         """Return the children of some labels, by some transitions, that nothing rules out and none dominates."""
-        raise NotImplementedError
 
     def run(self) -> Outcome:
         """Sweep over all layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,11 @@ from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.flow import FloatArray, IntArray
 from gpuplan.solvers.flow.growth import ROUNDING
+
+#: How much further than asked for a state is expanded.
+GENEROSITY = 1.2
+#: States expanded at once.
+CHUNK = 128
 
 
 class Transitions:
@@ -38,6 +44,18 @@ class Transitions:
     def windows(self, states: IntArray) -> FloatArray:
         """Return the excess up to which the transitions of each state are here; below 0 where none are."""
         return np.array([self._window.get(state, -1.0) for state in states.tolist()])
+
+    def missing(self, states: IntArray, slack: FloatArray, window: float) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Yield, some at once, the states whose transitions up to their slack (or `window`) are not here, and how far.
+
+        A little further than asked for, so that a state is rarely expanded again.
+        """
+        wanted = np.minimum(slack, window)
+        fresh = np.flatnonzero(self.windows(states) < wanted)
+        windows = np.minimum(wanted * GENEROSITY, window)
+        for first in range(0, len(fresh), CHUNK):
+            rows = fresh[first : first + CHUNK]
+            yield states[rows], windows[rows]
 
     def add(
         self,
