@@ -9,12 +9,14 @@ from types import ModuleType
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-def _load(name: str) -> ModuleType:
-    """Load a helper module that stands beside the tests (tests are no package)."""
+
+def _load(name: str, folder: Path = Path(__file__).parent) -> ModuleType:
+    """Load a helper module that stands beside the tests (tests are no package), or in another folder."""
     full_name = f"gpuplan_solver_tests_{name}"
     if full_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full_name, Path(__file__).with_name(f"{name}.py"))
+        spec = importlib.util.spec_from_file_location(full_name, folder / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -48,12 +50,18 @@ def hierarchies() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def oracle() -> ModuleType:
+    """Give the brute force over plans of groups: `random_problem`, `all_plans`, `check`."""
+    return _load("test_groups_oracle")
+
+
+@pytest.fixture(scope="session")
+def clusters() -> ModuleType:
+    """Give the generator of the placement benchmarks: `cluster`."""
+    return _load("placement_instances", BENCHMARKS)
+
+
+@pytest.fixture(scope="session")
 def racks_benchmark() -> ModuleType:
     """Give the benchmark's hierarchical clusters: `racks`."""
-    path = Path(__file__).parents[2] / "benchmarks" / "placement_clusters.py"
-    spec = importlib.util.spec_from_file_location("gpuplan_benchmark_clusters", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _load("placement_clusters", BENCHMARKS)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -24,19 +23,6 @@ from gpuplan.solvers.placement.compiling import LARGE
 from gpuplan.solvers.placement.core import CoreOutcome, Query, make_core
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.tables import class_tables
-
-
-@pytest.fixture(scope="module")
-def clusters() -> ModuleType:
-    """Give the generator of the benchmarks."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "placement_instances.py"
-    spec = importlib.util.spec_from_file_location("gpuplan_benchmark_instances_compiling", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_cheap_bounds_and_plans_are_valid(instances: ModuleType) -> None:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from gpuplan.solvers import solve
-
-
-@pytest.fixture(scope="module")
-def clusters() -> ModuleType:
-    """Give the generator of the benchmarks."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "placement_instances.py"
-    spec = importlib.util.spec_from_file_location("gpuplan_crosscheck_instances", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 CASES = [
     (8, 20, "hetero", 0.6, "latency", False),

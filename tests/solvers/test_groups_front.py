@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import random
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,19 +12,6 @@ import pytest
 from gpuplan.profiles import PlacementProblem
 from gpuplan.solvers import pareto
 from gpuplan.topology import Link
-
-
-@pytest.fixture(scope="module")
-def oracle() -> ModuleType:
-    """Give the brute force over plans of groups."""
-    path = Path(__file__).resolve().parent / "test_groups_oracle.py"
-    spec = importlib.util.spec_from_file_location("gpuplan_groups_oracle_for_fronts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _unequal(oracle: ModuleType, seed: int) -> PlacementProblem:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -17,20 +14,6 @@ from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import PlacementSolution, StageRange
 from gpuplan.solvers import Budget, Limits, Progress, Result, pareto, solve
 from gpuplan.solvers.placement.evaluate import broken_rule
-
-
-@pytest.fixture(scope="module")
-def clusters() -> ModuleType:
-    """Give the generator of the benchmarks."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "placement_instances.py"
-    spec = importlib.util.spec_from_file_location("gpuplan_benchmark_instances", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.solve_once = solve(module.cluster(8, 10, 1, "hetero", 0.5), solver="labels")  # compile before timing
-    return module
 
 
 def _check(result: Result[PlacementSolution], problem: object) -> None:

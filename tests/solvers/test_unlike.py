@@ -255,12 +255,15 @@ def test_closing_never_claims_too_much(instances: ModuleType, monkeypatch: pytes
 
 def test_the_wide_engine_never_claims_too_much(instances: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for keys of a few bits and small work limits: neighbourhoods, memory and fixing are all at work."""
+    proven = 0
     for seed, core in enumerate(_cores(instances, range(400, 800))):
         rng = np.random.default_rng(seed)
         _forced(monkeypatch, rng)
         budget = Budget(Limits(None, work_limit=int(rng.integers(5, 400))))
         outcome = minimise_unlike(core, math.inf, budget, Settings(key_bits=int(rng.integers(2, 9))))
         _check(core, outcome, _optimum(core), seed)
+        proven += outcome.proven
+    assert 150 < proven < 400
 
 
 def test_the_finish_agrees_with_the_optimum(instances: ModuleType) -> None:
