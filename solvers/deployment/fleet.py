@@ -31,7 +31,7 @@ MOST_KEPT: Final = 20_000_000
 #: Stage matrices kept at a time, and bytes of boxes for each kind and of what is written for each device, about.
 STAGES_KEPT: Final = 256
 BOXES_BYTES: Final = 5e6
-DEVICE_BYTES: Final = 2e4
+WRITTEN_BYTES: Final = 2e4
 #: Largest batch that ``auto`` tries.
 LARGEST_BATCH: Final = 1 << 16
 
@@ -222,7 +222,7 @@ def memory_bytes(fleet: Fleet) -> float:
     """Return about how many bytes a search over `fleet` takes: hops, stage matrices, boxes, devices."""
     hops = min(3 * len(fleet.batches()) * fleet.network.entries, MOST_KEPT + 3 * fleet.network.entries)
     stages = 3 * STAGES_KEPT * (fleet.num_layers + 1) ** 2
-    return 16.0 * hops + 8.0 * stages + BOXES_BYTES * len(fleet.kinds) + DEVICE_BYTES * len(fleet.devices)
+    return 16.0 * hops + 8.0 * stages + BOXES_BYTES * len(fleet.kinds) + WRITTEN_BYTES * len(fleet.devices)
 
 
 def _prefix(values: Sequence[float]) -> Floats:

@@ -56,8 +56,8 @@ FEW_CANDIDATES = 0.3
 #: Share of the time left then that the bound may take.
 BOUND = 0.75
 
-#: Bytes a search takes for each device, seen on clusters of unlike ones.
-DEVICE_BYTES = 100_000
+#: Bytes a search takes for each device where none are alike: what can be refused before devices are told into kinds.
+UNLIKE_DEVICE_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def deploy(
     """
     limits = _limits(time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress)
     devices = problem.topology.num_devices
-    refuse_memory(f"a deployment over {devices:,} devices", float(DEVICE_BYTES * devices), limits)
+    refuse_memory(f"a deployment over {devices:,} devices", float(UNLIKE_DEVICE_BYTES * devices), limits)
     switch = _switch(move_cost, hysteresis)
     return _Search(problem, Budget(limits), seed, current, switch).run()
 
