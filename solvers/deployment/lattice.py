@@ -112,9 +112,8 @@ class Lattice:
                 ends = [
                     starts + int(np.asarray(own) @ self.strides) for starts, own in zip(reached, sorts, strict=True)
                 ]
+                # None where devices are left over that make no group: that level and those after it are empty.
                 states = np.unique(np.concatenate(ends)) if ends else np.zeros(0, dtype=np.int64)
-                if not len(states):
-                    break
                 place = np.full(len(self.states), -1, dtype=np.int64)
                 place[states] = np.arange(len(states))
                 last = tuple((place[end], row_of[start]) for end, start in zip(ends, reached, strict=True))

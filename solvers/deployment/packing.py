@@ -133,7 +133,7 @@ def relaxed_packing(
         return None
     problem, needs, rates = goal.problem, np.array(shapes, dtype=np.float64), np.array(values)
     costs = -rates if goal.maximised else np.array([goal.weight(shape) for shape in shapes])
-    scale = 1.0 / float(np.abs(costs).max())
+    scale = 1.0 / max(float(np.abs(costs).max()), 1e-300)
     most = sum(counts)
     rows = [*needs.T, np.ones(len(rates)), needs.sum(axis=1)]
     limits: list[float] = [*counts, problem.max_replicas or most, problem.max_devices or most]

@@ -204,8 +204,9 @@ class Pricing:
         rate = float(duals[-1]) / self.goal.problem.demand_rps
         if rate <= 0.0:
             return None
-        devices = np.maximum(self.weights + devices, 1e-9 * float(self.weights.max())) / rate
-        return Prices(devices, float(duals[kinds]) / rate, float(duals[-1]), -fixed)
+        floor = np.maximum(1e-9 * float(self.weights.max()) - self.weights - devices, 0.0)
+        base = -fixed - float(floor @ limits[:kinds])
+        return Prices((self.weights + devices + floor) / rate, float(duals[kinds]) / rate, float(duals[-1]), base)
 
     def _weight(self, kind: int) -> float:
         return self.goal.price([kind]) if self.goal.problem.objective == "cost" else 1.0

@@ -14,11 +14,11 @@ from gpuplan.units import format_bytes, format_seconds
 
 def nowhere(fleet: Fleet, ceilings: Ceilings) -> tuple[str, ...]:
     """Return why no replica is possible at all: too little memory, or an SLO out of reach."""
-    reached = ceilings.reached
-    if not reached.fits:
+    reached, slo = ceilings.reached, ceilings.slo
+    promised = math.isfinite(slo.ttft_s) or math.isfinite(slo.token_s)
+    if not (reached.fits and promised):
         return (_too_small(fleet),)
     sentences = []
-    slo = ceilings.slo
     if reached.ttft_s > slo.ttft_s:
         sentences.append(
             f"no replica has its first token within {format_seconds(slo.ttft_s)}: the least TTFT any could have is"

@@ -468,7 +468,7 @@ class _Search:
     def _without_plan(self, proven: Bound) -> Result[Deployment]:
         status: Status = "infeasible" if proven.infeasible else "no_solution"
         reasons: tuple[str, ...] = ()
-        if proven.infeasible or proven.value == 0.0:
+        if proven.infeasible or (self.goal.maximised and proven.value == 0.0):
             status = "infeasible"
             if self.problem.demand_rps is not None and self.ceilings.reached.fits and self._any_replica():
                 reasons = beyond_demand(self.fleet, self.ceilings, self.goal, self.budget)

@@ -104,6 +104,43 @@ def test_ceilings_hold_for_every_replica(random_case, ideal_costs, oracle):
     assert checked >= 100
 
 
+def with_odd_devices(make_cluster, price):
+    """Return hosts of two, two, one and one device of two kinds: pairs leave one of each kind over."""
+    a, b = ("a", 100.0, 500, price), ("b", 150.0, 400, price)
+    return make_cluster([[a, a], [b, b], [a], [b]], inside=(1e4, 0.001), outside=(1e3, 0.002))
+
+
+def test_devices_that_make_no_group(four_layers, make_cluster, ideal_costs, oracle):
+    """Three devices of each kind hold pairs of one each, though six devices would make three pairs."""
+    problem = ask((four_layers, with_odd_devices(make_cluster, 1.0)), ideal_costs, tensor_parallel=(2,))
+    search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+    assert search.ceilings.families is not None
+    levels = search.ceilings.families.lattice.levels(2)
+    assert [len(level.states) for level in levels] == [1, 2, 1, 0]  # none, aa or bb, both, and no third pair
+    result = deploy(problem)
+    assert result.status == "optimal"
+    assert result.objective == pytest.approx(oracle.Oracle(problem, [2], [2]).optimum(), rel=ROUNDING)
+
+
+def test_devices_without_a_price_prove_nothing(four_layers, make_cluster, ideal_costs):
+    """At price 0 every deployment costs 0, its bound too: that is the optimum, never a proof that there is none."""
+    problem = ask((four_layers, with_odd_devices(make_cluster, 0.0)), ideal_costs, objective="cost", demand_rps=0.05)
+    stopped = deploy(problem, cancel=lambda: True)
+    assert (stopped.status, stopped.bound) == ("no_solution", 0.0)
+    result = deploy(problem)
+    assert (result.status, result.objective) == ("optimal", 0.0)
+
+
+def test_no_promise_is_blamed_where_none_is_made(make_cluster, four_layers, ideal_costs):
+    """Without SLOs the reason is memory: layers of 100 B and their KV do not fit devices of 150 B, whatever the sum."""
+    topology = make_cluster(
+        [[("a", 100.0, 150, 1.0)] * 3, [("b", 150.0, 150, 1.0)] * 3], inside=(1e4, 0.001), outside=(1e3, 0.002)
+    )
+    result = deploy(ask((four_layers, topology), ideal_costs))
+    assert result.status == "infeasible"
+    assert "needs" in result.reasons[0]
+
+
 def test_least_of_ranges():
     """Ranges of every length against a loop, an empty one included."""
     values = np.random.default_rng(5).uniform(size=(9, 2))
