@@ -18,6 +18,8 @@ _Words = NDArray[np.uint64]
 _ROW, _COLUMN = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 #: More values between the units of a group than this are compared one by one.
 _MOST_VALUES = 64
+#: Rows, and rows and columns, worked on together: temporary arrays stay in the cache.
+_BLOCK, _TILE = 32, 256
 
 
 def alike(
@@ -39,9 +41,12 @@ def alike(
 
     Notes
     -----
-    O(U²) a table, on top of O(g²) for a group of g units of equal keys.
+    O(U²) a table, on top of O(g²) for a group of g units of equal keys. Thousands of units whose hops all differ are
+    told apart by the extremes of their hops, in a tenth of the time that hashes of all of them take.
     """
     size = len(keys)
+    if len(set(keys)) < size:
+        keys = [key + row.tobytes() for key, row in zip(keys, _extremes(tables, size), strict=True)]
     several = np.zeros(size, dtype=bool) if counts is None else counts > 1
     leader = np.arange(size)
     places: dict[bytes, list[int]] = {}
@@ -50,8 +55,9 @@ def alike(
     chosen = np.array([unit for group in places.values() if len(group) > 1 for unit in group], dtype=np.int64)
     if not len(chosen):
         return leader
-    rows = _Rows(tables, np.sort(chosen), several if merge else np.zeros(size, dtype=bool))
-    for group in rows.candidates(keys, counts if merge else None):
+    bound = several if merge else np.zeros(size, dtype=bool)
+    rows = _Rows(tables, np.sort(chosen), bound, counts if merge else None)
+    for group in rows.candidates(keys):
         for members in rows.split(group):
             if rows.confirmed(members):
                 leader[members] = members[0]
@@ -60,36 +66,72 @@ def alike(
     return leader
 
 
-class _Rows:
-    """Hashes of the rows and columns of some units."""
+def _extremes(tables: Sequence[FloatArray], size: int) -> FloatArray:
+    """Return the least and the largest hop out of and into each unit, which alike units share, shape (U, 4·tables)."""
+    found = []
+    for table in tables:
+        least, largest = np.full((2, size), np.inf), np.full((2, size), -np.inf)
+        for begin in range(0, size, _BLOCK):
+            rows = np.arange(begin, min(begin + _BLOCK, size))
+            block = table[rows]
+            for extremes, join, none in ((least, np.minimum, np.inf), (largest, np.maximum, -np.inf)):
+                block[rows - begin, rows] = none  # a unit's own entry counts for nothing here
+                extremes[0, rows] = join.reduce(block, axis=1)
+                join(extremes[1], join.reduce(block, axis=0), out=extremes[1])
+        found += [*least, *largest]
+    return np.stack(found, axis=1) + 0.0 if found else np.zeros((size, 0))  # + 0.0: no negative zeros
 
-    def __init__(self, tables: Sequence[FloatArray], units: IntArray, bound: NDArray[np.bool_]) -> None:
+
+class _Rows:
+    """Hashes of the rows and columns of some units, made block by block.
+
+    Attributes
+    ----------
+    inside
+        What devices of one unit see of each other.
+    sums
+        Rows and columns in their order, the unit's own entry left out, shape (units,).
+    multisets
+        The same in any order, every unit as often as it has devices.
+    """
+
+    def __init__(
+        self, tables: Sequence[FloatArray], units: IntArray, bound: NDArray[np.bool_], counts: IntArray | None
+    ) -> None:
         self.tables, self.units, self.bound = tables, units, bound
         self.place = {int(unit): k for k, unit in enumerate(units)}
-        forth = pair_words([table[units] for table in tables])
-        back = pair_words([table[:, units].T for table in tables])
-        own = np.arange(len(units)), units
-        self.inside = forth[own]
-        both = _joined(forth, back)
-        both[own] = 0
-        self.forth = forth
-        self.salt = _mix(np.arange(both.shape[1], dtype=np.uint64) + _COLUMN) | np.uint64(1)
-        self.sums = (both * self.salt).sum(axis=1, dtype=np.uint64)
-        self.both = both
+        self.symmetric = all(map(symmetric, tables))
+        size = len(bound)
+        self.salt = _mix(np.arange(size, dtype=np.uint64) + _COLUMN) | np.uint64(1)
+        self.forth = np.empty((len(units), size), dtype=np.uint64)
+        self.inside, self.sums, self.multisets = np.empty((3, len(units)), dtype=np.uint64)
+        weights = None if counts is None else counts.astype(np.uint64)
+        for begin in range(0, len(units), _BLOCK):
+            self._hash(slice(begin, begin + _BLOCK), weights)
 
-    def candidates(self, keys: Sequence[bytes], counts: IntArray | None) -> list[IntArray]:
-        """Return groups of units with equal keys whose rows hold the same numbers in some order."""
-        each = _mix(self.both ^ _COLUMN)
-        own = np.arange(len(self.units)), self.units
+    def _hash(self, block: slice, counts: _Words | None) -> None:
+        units = self.units[block]
+        own = np.arange(len(units)), units
+        self.forth[block] = pair_words([table[units] for table in self.tables])
+        forth = self.forth[block]
+        back = forth if self.symmetric else pair_words([table[:, units].T for table in self.tables])
+        both = _joined(forth, back)
+        self.inside[block] = forth[own]
+        both[own] = 0
+        self.sums[block] = both @ self.salt
+        each = _mix(both ^ _COLUMN)
         each[own] = 0
-        if counts is not None:
-            each[own] = np.where(self.bound[self.units], _mix(_joined(self.inside, self.inside) ^ _COLUMN), 0)
-            weights = np.broadcast_to(counts.astype(np.uint64), each.shape).copy()
-            weights[own] -= np.uint64(1)
-            each = each * weights
-        multiset = each.sum(axis=1, dtype=np.uint64)
+        if counts is None:
+            self.multisets[block] = each.sum(axis=1, dtype=np.uint64)
+            return
+        inside = self.inside[block]
+        once = np.where(self.bound[units], _mix(_joined(inside, inside) ^ _COLUMN), np.uint64(0))
+        self.multisets[block] = each @ counts + once * (counts[units] - np.uint64(1))
+
+    def candidates(self, keys: Sequence[bytes]) -> list[IntArray]:
+        """Return groups of units with equal keys whose rows hold the same numbers in some order."""
         found: dict[tuple[bytes, int], list[int]] = {}
-        for unit, value in zip(self.units.tolist(), multiset.tolist(), strict=True):
+        for unit, value in zip(self.units.tolist(), self.multisets.tolist(), strict=True):
             found.setdefault((keys[unit], value), []).append(unit)
         return [np.array(group, dtype=np.int64) for group in found.values() if len(group) > 1]
 
@@ -118,7 +160,7 @@ class _Rows:
     def confirmed(self, members: IntArray) -> bool:
         """Return whether the numbers bear out that all of `members` are alike."""
         first = members[0]
-        outside = np.ones(len(self.both[0]), dtype=bool)
+        outside = np.ones(len(self.bound), dtype=bool)
         outside[members] = False
         bound = np.flatnonzero(self.bound[members])
         for table in self.tables:
@@ -145,6 +187,13 @@ def swappable(tables: Sequence[FloatArray], a: int, b: int) -> bool:
             if not same.all():
                 return False
     return True
+
+
+def symmetric(table: FloatArray) -> bool:
+    """Whether a table equals its transpose, tile by tile: both fit the cache."""
+    starts = range(0, len(table), _TILE)
+    tiles = ((slice(a, a + _TILE), slice(b, b + _TILE)) for a in starts for b in starts if b <= a)
+    return all(np.array_equal(table[rows, columns], table[columns, rows].T) for rows, columns in tiles)
 
 
 def _one_by_one(

@@ -27,10 +27,6 @@ SMALL_CELLS = 8e5
 #: kernels the rest.
 SMALL_FRONT_CELLS = 5e4
 SMALL_FRONT_QUERIES = 16
-#: Time that must be left to try roundings, s for each pair of classes: several times what they take.
-ROUNDING_S = 2e-7
-#: Bytes that trying roundings takes for each pair of classes.
-ROUNDING_BYTES = 96
 #: Bytes the small engine takes for each label and boundary: values, and where they came from.
 BYTES_PER_CELL = 24
 
@@ -147,11 +143,13 @@ class Session:
 
     def _may_round(self, query: Query, core: Core) -> bool:
         """Whether the large engine is to answer, and a rounded problem may bound its plans before within the limits."""
-        if not rounding_fits(core.num_classes, self.budget):
-            return False
         if self.engine != "auto" or query.bottleneck or core.any_plan or core.cap is not None or core.modes is not None:
             return False
-        return not self.runs_small() and self._quotient_for(core) is None
+        if self.runs_small() or self._quotient_for(core) is not None:
+            return False
+        from gpuplan.solvers.placement.unlike.rounding import rounding_fits
+
+        return rounding_fits(self.tables.problem, self.budget)
 
     def _minimise(self, query: Query, core: Core, upper: float, hint: ClassPath | None) -> CoreOutcome:
         if self.runs_small():
@@ -244,14 +242,6 @@ class Session:
 def cells(core: Core) -> float:
     """Size of the small engine's search: labels·positions."""
     return small.count_labels(core) * (core.num_layers + 1)
-
-
-def rounding_fits(classes: int, budget: Budget) -> bool:
-    """Whether the time and memory left suffice to try roundings of so many classes."""
-    limit = budget.limits.memory_limit_bytes
-    if limit is not None and limit < ROUNDING_BYTES * classes**2:
-        return False
-    return budget.remaining_s >= ROUNDING_S * classes**2
 
 
 def _as_bottleneck(tables: ClassTables, stopped: CoreOutcome, path: ClassPath) -> CoreOutcome:

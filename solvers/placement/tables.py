@@ -238,11 +238,16 @@ def class_tables(problem: DensePlacement, *, with_price: bool = False) -> ClassT
     if with_price:
         alone.append(price[:, None])
     timings = (latency,) if same else (latency, cycle)
+    if len(members) == problem.num_devices:  # single devices that could trade places would be one class
+        pred = np.full(len(members), -1, dtype=np.int64)
+    else:
+        rows = np.ascontiguousarray(np.concatenate(alone, axis=1))
+        pred = twin_predecessors(counts, rows, lambda: _pair_tables(*timings))
     return ClassTables(
         problem,
         members,
         counts,
-        twin_predecessors(counts, np.ascontiguousarray(np.concatenate(alone, axis=1)), lambda: _pair_tables(*timings)),
+        pred,
         latency,
         cycle,
         available * (1.0 + 1e-12) - problem.fixed_bytes,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuplan.profiles.problems.alike import symmetric
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, trivial_upper
@@ -50,7 +51,7 @@ def make_wide(core: Core) -> Wide:
     """Prepare a core. O(C²) time; no copy of the pair tables when they are symmetric."""
     rows, limits = _further_rows(core)
     hop_s, per_byte = core.hop_s, core.hop_s_per_byte
-    same = _symmetric(hop_s) and _symmetric(per_byte)
+    same = symmetric(hop_s) and symmetric(per_byte)
     typical = float(np.median(core.boundary[1:-1])) if core.num_layers > 1 else 0.0
     from_s = hop_s if same else np.ascontiguousarray(hop_s.T)
     from_pb = per_byte if same else np.ascontiguousarray(per_byte.T)
@@ -58,13 +59,6 @@ def make_wide(core: Core) -> Wide:
     turned = links if same else _make_links(from_s, from_pb, hop_s, per_byte, typical)
     owner = np.arange(core.num_classes)
     return Wide(core, _frame(core), links, turned, no_gates(core.num_classes), rows, limits, trivial_upper(core), owner)
-
-
-def _symmetric(table: FloatArray) -> bool:
-    """Whether a table equals its transpose, tile by tile: both fit the cache."""
-    starts = range(0, len(table), BLOCK)
-    tiles = ((slice(a, a + BLOCK), slice(b, b + BLOCK)) for a in starts for b in starts if b <= a)
-    return all(np.array_equal(table[rows, columns], table[columns, rows].T) for rows, columns in tiles)
 
 
 def no_gates(size: int) -> Gates:
