@@ -127,7 +127,7 @@ class Sweep(abc.ABC, Generic[L]):
         self.options = options
         self.budget = budget
         self.slack = slack
-        self.window = min(slack, options.window)
+        self.window = min(slack, options.window, Transitions.MOST_EXCESS)
         self.truncated = self.window < slack
         self.made = 0
         self._walk = walk

@@ -26,6 +26,8 @@ class Transitions:
 
     #: Keeps states apart in one sorted array of `rank·SPREAD + excess`.
     SPREAD = 64.0
+    #: The most excess of a transition that is kept; a sweep whose slack is larger proves nothing.
+    MOST_EXCESS = 0.5 * SPREAD
 
     def __init__(self, columns: int, notes: int = 0) -> None:
         self._rank: dict[int, int] = {}
@@ -50,6 +52,7 @@ class Transitions:
 
         A little further than asked for, so that a state is rarely expanded again.
         """
+        window = min(window, self.MOST_EXCESS)
         wanted = np.minimum(slack, window)
         fresh = np.flatnonzero(self.windows(states) < wanted)
         windows = np.minimum(wanted * GENEROSITY, window)
@@ -96,7 +99,7 @@ class Transitions:
         distinct, at = np.unique(states, return_inverse=True)
         rank = np.array([self._rank[state] for state in distinct.tolist()], dtype=np.int64)[at]
         first = self._offsets[rank]
-        limit = np.minimum(slack + ROUNDING, 0.5 * self.SPREAD)
+        limit = np.minimum(slack, self.MOST_EXCESS) + ROUNDING
         stop = np.searchsorted(self._keys, rank * self.SPREAD + limit, side="right")
         return first, np.maximum(stop - first, 0)
 
