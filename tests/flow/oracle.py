@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import networkx as nx
@@ -88,9 +87,26 @@ def nx_flow(problem: FlowProblem, placement: Placement) -> float:
     return value
 
 
-def placements(problem: FlowProblem) -> Iterator[Placement]:
-    """Yield every placement."""
-    return itertools.product(*(options(problem, node) for node in range(problem.num_nodes)))
+def by_coverage(problem: FlowProblem, most_single: int | None = None) -> Iterator[tuple[float, Placement]]:
+    """Yield every placement by the least coverage of a layer, falling, while that is above 0.
+
+    With `most_single` those that leave no more layers to one node.
+    """
+    nodes = range(problem.num_nodes)
+    choices = [options(problem, node) for node in nodes]
+    alone = [
+        [coverage(problem, [choice if other == node else None for other in nodes]) for choice in own]
+        for node, own in enumerate(choices)
+    ]
+    least = _every_sum(alone).min(axis=-1)
+    if most_single is not None:
+        holders = _every_sum([[row > 0.0 for row in own] for own in alone])
+        least[(holders == 1).sum(axis=-1) > most_single] = 0.0
+    for place in np.argsort(-least, axis=None, kind="stable"):
+        at = np.unravel_index(place, least.shape)
+        if least[at] <= 0.0:
+            return
+        yield float(least[at]), [own[k] for own, k in zip(choices, at, strict=True)]
 
 
 def optimum(problem: FlowProblem, *, most_single: int | None = None) -> float:
@@ -99,24 +115,17 @@ def optimum(problem: FlowProblem, *, most_single: int | None = None) -> float:
     No flow exceeds the least coverage of a layer, so placements by falling coverage need a flow only until the best
     flow reaches it.
     """
-    ranked = []
-    for placement in placements(problem):
-        if most_single is not None and _singles(problem, placement) > most_single:
-            continue
-        least = float(coverage(problem, placement).min())
-        if least > 0.0:
-            ranked.append((least, placement))
     best = 0.0
-    for least, placement in sorted(ranked, key=lambda pair: -pair[0]):
+    for least, placement in by_coverage(problem, most_single):
         if least <= best:
             break
         best = max(best, nx_flow(problem, placement))
     return best
 
 
-def _singles(problem: FlowProblem, placement: Placement) -> int:
-    held = [
-        sum(span is not None and span[0] <= layer < span[1] for span in placement)
-        for layer in range(problem.num_layers)
-    ]
-    return held.count(1)
+def _every_sum(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Return the sums of one row of each node, for every choice of rows: one axis a node, the last by layer."""
+    total = np.zeros(len(rows[0][0]))
+    for own in rows:
+        total = total[..., None, :] + np.array(own, dtype=np.float64)
+    return total

@@ -145,8 +145,7 @@ def test_narrow_node_by_hand() -> None:
 def path_optimum(flows: ModuleType, problem: FlowProblem, hops: int) -> float:
     """Return the best flow of any placement along paths of at most so many hops, by a linear programme over paths."""
     best = 0.0
-    ranked = [(float(flows.coverage(problem, placement).min()), placement) for placement in flows.placements(problem)]
-    for least, placement in sorted(ranked, key=lambda pair: -pair[0]):
+    for least, placement in flows.by_coverage(problem):
         if least <= best:
             break
         best = max(best, path_flow(problem, placement, hops))
