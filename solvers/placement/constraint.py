@@ -308,8 +308,9 @@ def stopping(solver: Any, channel: Channel) -> Iterator[None]:
 
 
 def write_here(payload: dict[str, Any], channel: Channel) -> bool:
-    """Write a model to a file; runs in the child."""
+    """Write a model to a file, its objective in the goal's own unit; runs in the child."""
     model = Model(make_blocks(payload["holders"]), payload["goal"], None, payload["form"])
+    model.model.proto.objective.scaling_factor = 1 / model.scale
     return bool(model.model.export_to_file(payload["path"]))
 
 

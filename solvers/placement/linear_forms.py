@@ -8,6 +8,7 @@ with hard limits (`external`). A run that ends early hands back its best plan an
 from __future__ import annotations
 
 import abc
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -311,7 +312,8 @@ class LinearMethod(CrossCheck):
         return _LinearRun(name, self.form, engine, Budget(limits), seed)
 
     def write(self, holders: Holders, path: Path, **options: Any) -> None:
-        """Write the model as ``.lp`` or ``.mps``."""
+        """Write the model as ``.lp`` or ``.mps``, its objective in the goal's own unit."""
         from gpuplan.solvers.external.pulp_models import write_linear
 
-        write_linear(self.form(make_blocks(holders), first_goal(holders.problem), None).linear, path)
+        form = self.form(make_blocks(holders), first_goal(holders.problem), None)
+        write_linear(dataclasses.replace(form.linear, cost=form.linear.cost / form.scale), path)

@@ -5,7 +5,7 @@ z[d,e,i] and r[d,e] as in `milp`; w[d] ≤ 1 only where d holds every layer.
 
     (1) Σ_d x[l,d] = 1                                        every layer somewhere
     (2) s[0,d] = x[0,d],  s[l,d] ≥ x[l,d] − x[l−1,d],  Σ_l s[l,d] ≤ u[d] ≤ 1      one stage a device
-    (3) Σ_l memory_l·x[l,d] ≤ room_d + saving·w[d],  w[d] ≤ x[l,d]
+    (3) Σ_l memory_l·x[l,d] ≤ room_d + saving·w[d],  w[d] ≤ x[l,d];  room_d·u[d] where the room is below 0
     (4) z[d,e,i] ≥ x[i−1,d] + x[i,e] − 1;  without a route (or a stage to end or start there): x[i−1,d] + x[i,e] ≤ 1
     (5) r[d,e] ≥ x[n−1,d] + x[0,e] − 1, d ≠ e;  without a route: x[n−1,d] + x[0,e] ≤ 1
     (6) x[k,d] ≤ Σ_{marked l} x[l,d]                          where every stage must hold a marked layer
@@ -92,13 +92,15 @@ class LayerForm(LinearForm):
         mine = [layer for layer in layers if (layer, d) in self.x]
         if not mine:
             return
-        unit = max(room, saving, max(sizes)) or 1.0
+        unit = max(abs(room), saving, max(sizes)) or 1.0
         terms = [(self.x[layer, d], sizes[layer] / unit) for layer in mine if sizes[layer]]
         if d in self.w:
             terms.append((self.w[d], -saving / unit))
             for layer in mine:
                 self.builder.at_most(f"whole_{layer}_{d}", [(self.w[d], 1.0), (self.x[layer, d], -1.0)], 0.0)
-        self.builder.at_most(f"memory_{d}", terms, room / unit)
+        if room < 0:  # only what is saved makes room here: an unused device must not be asked for it
+            terms.append((self.u[d], -room / unit))
+        self.builder.at_most(f"memory_{d}", terms, max(room, 0.0) / unit)
 
     def _marked(self, d: int) -> None:
         """Add (6)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 import time
@@ -369,14 +370,35 @@ def test_models_are_written(tmp_path: Path, instances: ModuleType) -> None:
 
 
 def test_a_written_lp_has_the_optimum_of_the_problem(tmp_path: Path, instances: ModuleType) -> None:
-    """HiGHS on a model read back agrees: two stages cost 3 s and one hop of 0.5 s."""
+    """CBC on a model read back agrees: two stages cost 3 s and one hop of 0.5 s."""
     pulp = import_pulp()
     problem = instances.make_problem(np.ones((2, 3)), 10, 20, hop_latency_s=0.5)
     milp.write_model(problem, tmp_path / "model.mps")
     _, model = pulp.LpProblem.fromMPS(str(tmp_path / "model.mps"))
     model.solve(pulp.COIN_CMD(path=cbc.program(), msg=False))
-    # The scale: the fastest device alone 3 s, mean hop 0.5 s: 1000 / 3.5.
-    assert pulp.value(model.objective) == pytest.approx(3.5 * 1000 / 3.5)
+    assert pulp.value(model.objective) == pytest.approx(3.5)  # in seconds, not in the units the engines are given
+
+
+def test_a_written_cp_model_counts_in_seconds(tmp_path: Path, instances: ModuleType) -> None:
+    """What its whole numbers are multiplied by is one over what seconds were."""
+    problem = instances.make_problem(np.full((1, 1), 6.0), 10, 20)
+    constraint.write_model(problem, tmp_path / "model.txt")
+    text = (tmp_path / "model.txt").read_text()
+    numbers = dict(re.findall(r"(scaling_factor|coeffs): \[?([0-9.e+-]+)", text.split("objective", 1)[1]))
+    assert float(numbers["coeffs"]) * float(numbers["scaling_factor"]) == pytest.approx(6.0)
+
+
+def test_a_device_with_room_for_the_whole_model_alone_may_stay_unused(instances: ModuleType) -> None:
+    """Workspace leaves −1 byte on the second device, a single stage saves 1: nothing forces it to hold all."""
+    problem = dataclasses.replace(
+        instances.make_problem(np.array([[1.0, 1.0], [2.0, 2.0]]), 0, 1),
+        available_bytes=np.array([2.0, 1.0]),
+        fixed_bytes=2.0,
+        single_stage_saving_bytes=1.0,
+    )
+    for name in ("highs", "layers", "layers-cbc", "cp-sat", "positions", "dp-naive"):
+        result = SOLVERS[name](problem)
+        assert (name, result.status, result.objective) == (name, "optimal", pytest.approx(2.0))
 
 
 def test_models_that_cannot_be_written_are_refused(tmp_path: Path, instances: ModuleType) -> None:
