@@ -81,10 +81,6 @@ def _shapes(problem: DeploymentProblem, plan: Deployment) -> Table:
     return table
 
 
-def _in_flight(replica: ReplicaPlan) -> str:
-    return f"{replica.batch}" if replica.micro_batches == 1 else f"{replica.micro_batches} × {replica.batch}"
-
-
 def _rate(served: float, able: float) -> str:
     return f"{served:.4g}" if served >= able * (1 - 1e-9) else f"{served:.4g} of {able:.4g}"
 

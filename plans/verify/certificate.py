@@ -12,8 +12,6 @@ from gpuplan.plans.verify.findings import RELATIVE_TOLERANCE, Ledger, agree, sho
 
 #: Components of a pair within this are the same for the gap of the next one.
 TIE = 1e-9
-#: Terms every objective may report; `balanced` adds those that end in ``_star…`` and ``_term``.
-BALANCED_TERMS = ("latency_star_s", "devices_star", "latency_term", "devices_term")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 PROOFS: Final = {
-    "packing of ceilings per device counts": "every choice of replicas packs their numbers of devices into those there "
-    "are, and none is worth more than the ceiling of its devices",
-    "packing of every replica there is": "every sequence of groups was tried with every cut that no other beats, and "
-    "every choice of those replicas packs their devices into those there are",
+    "packing of ceilings per device counts": "the best packing of ceilings, what no replica of so many devices "
+    "exceeds, into the devices there are",
+    "packing of every replica there is": "the best packing of every replica there is: every sequence of groups, with "
+    "every cut that no other beats",
     "fluid of layers over devices": "layers spread over devices like a fluid: every layer of every request runs "
     "somewhere, on devices that have the time and hold what is in flight",
     "prices of devices that no replica outweighs": "prices per device that no replica outweighs, so that together no "
