@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gpuplan.errors import UnsupportedError
+from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.units import format_bytes
 
 #: Time that a search is given where none is left: limits are above 0.
@@ -49,6 +50,20 @@ class Limits:
     cancel: Callable[[], bool] | None = None
     on_progress: Callable[[Progress], None] | None = None
     memory_limit_bytes: int | None = None
+
+
+def checked_limits(limits: Limits) -> Limits:
+    """Return limits as a search takes them, an infinite time as none; UsageError for one out of range."""
+    time_limit_s, work_limit, memory = limits.time_limit_s, limits.work_limit, limits.memory_limit_bytes
+    if time_limit_s is not None and not time_limit_s > 0.0:
+        raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
+    if work_limit is not None and work_limit < 1:
+        raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
+    if limits.threads < 1:
+        raise UsageError(f"expected at least 1 thread, got {limits.threads!r}")
+    if memory is not None and memory < 1:
+        raise UsageError(f"expected a memory limit of at least 1 byte, got {memory!r}")
+    return replace(limits, time_limit_s=None) if time_limit_s == math.inf else limits
 
 
 def refuse_memory(what: str, estimate_bytes: float, limits: Limits) -> None:

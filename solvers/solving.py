@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.placement_solution import GroupStage, PlacementFront, PlacementSolution, StageRange
 from gpuplan.profiles.problems.placement import DensePlacement
-from gpuplan.solvers.limits import Budget, Limits, Progress
+from gpuplan.solvers.limits import Budget, Limits, Progress, checked_limits
 from gpuplan.solvers.placement.dense import solve_dense, solve_front
 from gpuplan.solvers.registry import SolverEntry, find_solver
 from gpuplan.solvers.result import Result
@@ -99,7 +98,8 @@ def solve(
     InputError
         The objective lacks a number: a price, or KV.
     """
-    clock = Budget(_limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
+    limits = Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
+    clock = Budget(checked_limits(limits))
     result = _on_the_clock(_solve(problem, find_solver(solver), clock, seed, warm_start), clock)
     if isinstance(problem, DensePlacement) or isinstance(result.plan, PlacementFront):
         return result
@@ -205,34 +205,14 @@ def pareto(
 
     ``optimal``: the front is proven complete. ``feasible``: the points found before a limit.
     """
-    clock = Budget(_limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
+    limits = Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
+    clock = Budget(checked_limits(limits))
     entry = find_solver(solver)
     if not isinstance(problem, DensePlacement) and not problem.single_devices:
         return _on_the_clock(_solve_groups(problem.replace(front=True), entry, clock.rest(), seed), clock)
     dense = dataclasses.replace(_dense(problem), front=True)
     entry.check(dense)
     return _on_the_clock(solve_front(dense, clock.rest(), seed, engine=_engine(entry)), clock)
-
-
-def _limits(
-    time_limit_s: float | None,
-    work_limit: int | None,
-    threads: int,
-    cancel: Callable[[], bool] | None,
-    on_progress: Callable[[Progress], None] | None,
-    memory_limit_bytes: int | None,
-) -> Limits:
-    if time_limit_s is not None and not time_limit_s > 0.0:
-        raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
-    if work_limit is not None and work_limit < 1:
-        raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
-    if threads < 1:
-        raise UsageError(f"expected at least 1 thread, got {threads!r}")
-    if memory_limit_bytes is not None and memory_limit_bytes < 1:
-        raise UsageError(f"expected a memory limit of at least 1 byte, got {memory_limit_bytes!r}")
-    if time_limit_s is not None and math.isinf(time_limit_s):
-        time_limit_s = None
-    return Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
 
 
 def _dense(problem: DensePlacement | PlacementProblem) -> DensePlacement:
