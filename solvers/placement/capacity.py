@@ -24,7 +24,7 @@ def maximise_capacity(session: Session, hint: ClassPath | None) -> Outcome:
         )
     start = session.ask(Query(time_weight=0.0, any_plan=True), hint=hint)
     if start.path is None:
-        return Outcome(status_of(start), None, None)
+        return Outcome(status_of(start), None, (-_upper(tables), 0.0))
     tokens, path, most = _search(session, start.path)
     answer = session.ask(Query(capacity_tokens=tokens), hint=path)
     path = answer.path if answer.path is not None else path

@@ -33,8 +33,7 @@ class Cheap:
         self.core, self.upper, self.budget = core, upper, budget
         self.low = core.low if core.cap is None else core.cap.loosest
         self.multipliers = np.zeros(core.num_classes)
-        # Every layer on its fastest device, hops for nothing.
-        self.bound = float(np.diff(core.prefix, axis=1).min(axis=0).sum())
+        self.bound = plain_bound(core)
         self.impossible = self.walked = self.filled = False
         self.value, self.length = math.inf, 1.0
         self.path: ClassPath | None = None
@@ -95,6 +94,15 @@ class Cheap:
     def _offer(self, path: ClassPath | None) -> None:
         if path is not None and self.core.holds(path) and self.core.value(path) < self.value:
             self.value, self.path = self.core.value(path), path
+
+
+def plain_bound(core: Core) -> float:
+    """Return what no plan is below: layers on their fastest devices, hops for nothing, stages as long as any may be."""
+    seconds = float(np.diff(core.prefix, axis=1).min(axis=0).sum()) * (1.0 - 1e-12)
+    least_start, start, stages = core.low.min(axis=0), core.num_layers, 0
+    while start > 0 and least_start[start] < start:
+        start, stages = int(least_start[start]), stages + 1
+    return seconds + max(stages, 2) * float(core.entry.min())
 
 
 def last_resort(core: Core, found: CoreOutcome, budget: Budget) -> CoreOutcome:

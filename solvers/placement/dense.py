@@ -62,7 +62,7 @@ def solve_dense(
     hint = None if warm_start is None else tables.to_path(checked_start(problem, warm_start).stages)
     outcome = METHODS[goal.name](session, hint)
     if outcome.path is None and hint is not None:
-        outcome = _kept(problem, tables, hint)
+        outcome = _kept(problem, tables, hint, outcome)
     path = outcome.path
     stages = None if path is None else tables.to_stages(path)
     report = make_report(session, seed, budget, engine)
@@ -105,11 +105,12 @@ def checked_start(problem: DensePlacement, warm_start: PlacementSolution) -> Pla
     return warm_start
 
 
-def _kept(problem: DensePlacement, tables: ClassTables, hint: ClassPath) -> Outcome:
+def _kept(problem: DensePlacement, tables: ClassTables, hint: ClassPath, outcome: Outcome) -> Outcome:
     """Hand back the warm start when a limit left nothing else; a balanced one is measured by itself."""
+    if problem.objective.name != "balanced":
+        return Outcome("feasible", hint, outcome.bound)
     worth = evaluate(problem, tables.to_stages(hint))
-    stars = {"latency_star_s": worth.latency_s, "devices_star": float(worth.devices)}
-    return Outcome("feasible", hint, None, stars if problem.objective.name == "balanced" else {})
+    return Outcome("feasible", hint, 0.0, {"latency_star_s": worth.latency_s, "devices_star": float(worth.devices)})
 
 
 def make_report(session: Session, seed: int, budget: Budget, engine: EngineName) -> Report:
