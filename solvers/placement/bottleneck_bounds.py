@@ -23,8 +23,10 @@ from gpuplan.solvers.placement.bottleneck_core import CapCore, Edges
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.tables import ClassPath
 
-#: Covers rounding in the windows; caps that differ by less are not told apart (answers are exact to 1e-9).
-TOLERANCE = 1e-12
+#: Covers rounding in the windows: relative to the cap, and to the times of all layers, whose differences stages are
+#: (a hundred roundings of them). Caps that differ by less are not told apart, so both stay well below the 1e-9 to which
+#: answers are exact, the second one on devices that take a thousand times the cap for all layers, too.
+TOLERANCE, OF_WHOLE = 1e-12, 1e-14
 #: A cap is refuted when the cheapest relaxed path costs this much more than all devices; covers rounding of sums.
 MARGIN = 1e-9
 #: Operations of one kernel call: about 10 ms.
@@ -93,7 +95,7 @@ class CapBounds:
         """Return the stages within a cap; the return hop goes to class `first`, or to the nearest one when None."""
         core, edges = self.core, self.edges
         reach = np.empty((core.num_layers, len(edges.source)), dtype=np.int16)
-        room = cap_s + TOLERANCE * (cap_s + core.prefix[:, -1])
+        room = cap_s + TOLERANCE * cap_s + OF_WHOLE * core.prefix[:, -1]
         holds = np.empty(core.num_classes)
         kernels.reaches(core.prefix, edges.source, edges.earliest, self.furthest, room, reach, holds)
         return Cap(cap_s, reach, self._ending(cap_s, first), holds)
@@ -106,8 +108,8 @@ class CapBounds:
         else:
             back = core.back[:, core.first].min(axis=1) if first is None else core.back[:, first]
         whole = core.prefix[:, -1]
-        over = whole + back - cap_s - TOLERANCE * (cap_s + whole)
-        ending = np.array([np.searchsorted(row, limit) for row, limit in zip(core.prefix, over, strict=True)])
+        over = whole + back - cap_s - TOLERANCE * cap_s - OF_WHOLE * whole
+        ending = (core.prefix < over[:, None]).sum(axis=1)
         return np.asarray(np.maximum(ending, core.low[:, -1]), dtype=np.int64)
 
     def _first_prices(self, cap: Cap) -> FloatArray:

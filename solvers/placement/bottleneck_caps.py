@@ -26,6 +26,8 @@ from gpuplan.solvers.placement.tables import ClassPath
 EXACT = 1e-10
 #: Relative interval below a cap that an exhaustive search left open at which the search gives up.
 OPEN = 1e-6
+#: Caps in a row, neither refuted nor met by a plan, after which a relaxation is left for all classes.
+IDLE = 4
 #: Devices of the highest price that plans are sought among where all are too many.
 CHOSEN = 96
 
@@ -48,7 +50,7 @@ LADDER = (
 )
 TRUNCATED = LADDER[:3]
 #: Where few states say it all: a close bound first, then caps from there upwards.
-SHORT_LADDER = (Rung(300, 0, 3e-4), Rung(150, 300, 2e-4))
+SHORT_LADDER = (Rung(80, 0, 2e-4), Rung(150, 300, 2e-5))
 LAST = Rung(300, None, 0.0)
 #: The first bound: by least hops where edges are many.
 FIRST = Rung(80, 0, 2e-3)
@@ -99,12 +101,23 @@ class CapSpace:
         What settles caps that the search leaves open for another reason than its width.
     eager
         Whether the referee is asked as soon as a search ends in a cap without a plan, however narrow it was.
+    relaxed
+        Whether sequences need not be plans. A cap that all labels leave open tells that they part from plans there:
+        smaller caps would hardly do better, and all classes settle it.
     """
 
     def __init__(
-        self, core: CapCore, budget: Budget, best: Incumbent, referee: Referee, *, eager: bool = False
+        self,
+        core: CapCore,
+        budget: Budget,
+        best: Incumbent,
+        referee: Referee,
+        *,
+        eager: bool = False,
+        relaxed: bool = False,
     ) -> None:
-        self.core, self.budget, self.best, self.referee, self.eager = core, budget, best, referee, eager
+        self.core, self.budget, self.best, self.referee = core, budget, best, referee
+        self.eager, self.relaxed = eager, relaxed
         self.trivial = core.highest
         self.lower = 0.0
         self.begun = False  # whether first prices have been tried
@@ -136,7 +149,7 @@ class CapSpace:
         if not self.begun:
             self.begun = True
             self._bound_evenly(bounds, highest)
-        stride = max(STRIDE * self.lower, 1e-6 * highest)
+        stride = max(rung.precision * self.lower, 1e-6 * highest)
         while not self.budget.exhausted():
             cap_s = self.lower + stride
             if cap_s >= highest:
@@ -174,6 +187,8 @@ class CapSpace:
         """Search without truncation until nothing is left: by turns just below the best plan and in the middle."""
         top = True
         while not self.settled and not self.budget.exhausted():
+            if self.relaxed and (self.best.path is None or math.isfinite(self.ceiling)):
+                return
             high = min(self.best.value * (1.0 - EXACT), self.trivial)
             if self.ceiling <= high:
                 if self.ceiling - self.lower <= OPEN * high:
@@ -187,16 +202,17 @@ class CapSpace:
 
         Once prices have raised the bound, the optimum is seldom far above it, and low caps leave few labels.
         """
-        floor, stride = self.lower, rung.precision
-        while not self.settled and not self.budget.exhausted():
-            best = self.best.value
+        floor, stride, idle = self.lower, rung.precision, 0
+        while not self.settled and not self.budget.exhausted() and not (self.relaxed and idle >= IDLE):
+            best, lower = self.best.value, self.lower
             if floor >= self.trivial or (math.isfinite(best) and best - floor <= rung.precision * best):
                 return
             step = stride * max(floor, 1e-3 * self.trivial) if math.isinf(best) else stride * best
             cap_s = min(floor + step, self.trivial, 0.5 * (floor + best))
-            stride *= 2.0
             self._probe(cap_s, rung)
             self._try_top(rung)
+            stride = rung.precision if self.best.value < best else 2.0 * stride
+            idle = 0 if self.best.value < best or self.lower > lower else idle + 1
             floor = max(cap_s, self.lower) if self.best.value > cap_s else self.lower
 
     def _try_top(self, rung: Rung) -> None:
@@ -241,10 +257,12 @@ class CapSpace:
             self._ask_referee(cap.cap_s)
             return
         if rung.width is not None:
+            if self.open_for_good and not self.relaxed:  # wider searches say no more
+                self._by_first(cap, goal)
             return
         if not self.open_for_good and self._settles(cap, priced, None, goal, self.core.first, strict=False):
             return
-        if self.budget.exhausted() or not self.open_for_good:
+        if self.relaxed or self.budget.exhausted() or not self.open_for_good:
             self.ceiling = min(self.ceiling, cap.cap_s)
         elif not self._by_first(cap, goal):
             self._ask_referee(cap.cap_s)

@@ -119,15 +119,15 @@ def _edges(core: Core, kinds: Kinds, states: IntArray, begins: IntArray) -> Edge
 
 def _packing(core: Core, kinds: Kinds, states: IntArray, place: IntArray) -> Planner:
     """Return what packs the runs of a sequence into classes and makes the best plan of that."""
-    exact = planner(core)
+    exact, hosts = planner(core), _Hosts(core, kinds)
 
     def plan(sequence: IntArray) -> tuple[float, ClassPath] | None:
         kind, begins = states[sequence], np.flatnonzero(place[sequence] == 0)
         lengths = np.diff(np.append(begins, len(sequence)))
         best: tuple[float, ClassPath] | None = None
         for largest_first in (False, True):
-            hosts = _pack(core, kinds, kind[begins], lengths, largest_first=largest_first)
-            found = None if hosts is None else exact(np.repeat(hosts, lengths))
+            packed = hosts.pack(kind[begins].tolist(), lengths.tolist(), largest_first=largest_first)
+            found = None if packed is None else exact(np.repeat(packed, lengths))
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
         return best
@@ -135,21 +135,24 @@ def _packing(core: Core, kinds: Kinds, states: IntArray, place: IntArray) -> Pla
     return plan
 
 
-def _pack(core: Core, kinds: Kinds, kind: IntArray, lengths: IntArray, *, largest_first: bool) -> IntArray | None:
-    """Return a class for every run: in order, near the run before it, or the largest first; None where one has none."""
-    left = core.counts.copy()
-    hosts = np.full(len(kind), -1, dtype=np.int64)
-    far = core.hop_s + float(core.boundary.max(initial=0.0)) * core.hop_s_per_byte
-    order = np.argsort(-lengths, kind="stable") if largest_first else np.arange(len(kind))
-    for k in order.tolist():
-        able = (kinds.of == kind[k]) & (left >= lengths[k])
-        choices = np.flatnonzero(able)
-        if len(choices) == 0:
-            return None
-        hop = far[hosts[k - 1], choices] if k > 0 and hosts[k - 1] >= 0 else np.zeros(len(choices))
-        # Of equal hops the host that is used up most.
-        rest = left[choices] - lengths[k]
-        chosen = choices[np.lexsort((choices, rest, hop))[0]]
-        hosts[k] = chosen
-        left[chosen] -= lengths[k]
-    return hosts
+class _Hosts:
+    """The classes that runs are packed into; plain lists, for a run has few to choose from."""
+
+    def __init__(self, core: Core, kinds: Kinds) -> None:
+        self.counts: list[int] = core.counts.tolist()
+        self.members: list[list[int]] = [np.flatnonzero(kinds.of == kind).tolist() for kind in range(kinds.number)]
+        self.far: list[list[float]] = (core.hop_s + core.boundary.max(initial=0.0) * core.hop_s_per_byte).tolist()
+
+    def pack(self, kind: list[int], lengths: list[int], *, largest_first: bool) -> list[int] | None:
+        """Return a class for every run, in order or the largest first; None where one has none."""
+        left, packed = self.counts.copy(), [-1] * len(kind)
+        for k in sorted(range(len(kind)), key=lambda k: -lengths[k]) if largest_first else range(len(kind)):
+            able = [c for c in self.members[kind[k]] if left[c] >= lengths[k]]
+            if not able:
+                return None
+            before = packed[k - 1] if k > 0 else -1
+            # Near the run before it; of equal hops the host that is used up most.
+            hops = self.far[before] if before >= 0 else [0.0] * len(left)
+            packed[k] = min(able, key=lambda c, hops=hops: (hops[c], left[c]))  # type: ignore[misc]
+            left[packed[k]] -= lengths[k]
+        return packed

@@ -66,7 +66,7 @@ class Part:
         self.kinds: CapSpace | None = None
         kinds = kinds_core(core)
         if kinds is not None:
-            self.kinds = CapSpace(kinds, budget, best, _silent)
+            self.kinds = CapSpace(kinds, budget, best, _silent, relaxed=True)
         self.wide = core.num_classes > WIDE
         self._whole: CapSpace | None = None
         self.bounded = False
