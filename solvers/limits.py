@@ -115,6 +115,12 @@ class Budget:
             return self.limits
         return replace(self.limits, time_limit_s=max(left - kept_s, 0.5 * left, LEAST_S))
 
+    def aside(self) -> Budget:
+        """Return a budget on the same clock whose work counts for nothing: for what is done only while waiting."""
+        own = Budget(replace(self.limits, work_limit=None, on_progress=None))
+        own.started = self.started
+        return own
+
     def spend(self, work: int) -> None:
         """Count `work` labels or nodes."""
         self.work += work

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -17,10 +17,12 @@ from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers import compiling, solve
 from gpuplan.solvers.compiling import KernelSet
 from gpuplan.solvers.limits import Budget, Limits
+from gpuplan.solvers.placement import cheap as cheap_module
 from gpuplan.solvers.placement import large, small
 from gpuplan.solvers.placement.cheap import Cheap, last_resort
-from gpuplan.solvers.placement.compiling import LARGE
+from gpuplan.solvers.placement.compiling import LARGE, answer_meanwhile
 from gpuplan.solvers.placement.core import CoreOutcome, Query, make_core
+from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.evaluate import broken_rule
 from gpuplan.solvers.placement.tables import class_tables
 
@@ -101,6 +103,27 @@ def test_a_call_without_kernels_answers_within_its_limit(
     assert 0.0 < result.bound <= result.objective
     assert result.report.notes[0].startswith("the kernels were not ready in time")
     assert broken_rule(problem, result.require_plan().stages) is None
+
+
+def test_what_is_done_while_kernels_come_counts_for_no_work_limit(
+    instances: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices are filled up meanwhile, label by label; then the search has the whole of its one label of work."""
+    core = make_core(class_tables(instances.random_problem(5)), Query(), 1)
+    coming = KernelSet("placement", LARGE.dispatchers, LARGE.exercise)
+    steps: list[bool] = []
+
+    def prepare(budget: Budget, meanwhile: Callable[[], bool]) -> bool:
+        steps.append(meanwhile())
+        return True
+
+    monkeypatch.setattr(cheap_module, "MOST_WORK", 0)
+    monkeypatch.setattr(coming, "prepare", prepare)
+    budget = Budget(Limits(None, work_limit=1))
+    assert answer_meanwhile(coming, core, math.inf, budget, Settings()) is None
+    assert steps == [False]  # filled up, and nothing more to do
+    assert budget.work == 0
+    assert not budget.exhausted()
 
 
 def test_waiting_ends_at_the_limit_and_with_it_the_compiler(slow_compiler: KernelSet) -> None:
