@@ -31,6 +31,7 @@ from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core
 from gpuplan.solvers.placement.reduced import restore, restrict
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.quiet import QuietBudget
 
 #: Classes from which hops to every follower are too many numbers.
 WIDE = 160
@@ -147,7 +148,7 @@ class Part:
             few = restrict(self.core, keep)
             if self.core.modes is not None:
                 few = replace(few, modes=self.core.modes.of_classes(keep))
-            part = Part(few, self.budget, own, _silent, self._of_all(keep))
+            part = Part(few, QuietBudget(self.budget), own, _silent, self._of_all(keep))
             part.proven = max(part.proven, self.lower)
             part.bound()
             part.climb(truncated)
