@@ -28,7 +28,7 @@ class Record:
 
     def __init__(
         self, value: object, *, source: str | None, path: str = "$", keys: Iterable[str] | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.source = source
         self.path = path
         if not isinstance(value, Mapping):

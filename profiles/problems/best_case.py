@@ -78,7 +78,7 @@ def _timings(problem: PlacementProblem, segments: Segments, pairs: list[tuple[in
 
 def _layer_seconds(
     problem: PlacementProblem, segments: Segments, pairs: list[tuple[int, int]], phase: Phase
-) -> FloatArray:  # fmt: skip
+) -> FloatArray:
     table = segments.prefill if phase == "prefill" else segments.decode
     rows = []
     for k, t in pairs:

@@ -138,7 +138,7 @@ class CrossCheck(abc.ABC):
         if holders.problem.micro_batches == "stages":
             raise UnsupportedError(
                 "one model has one number of micro-batches; give --micro-batches a number to write it"
-            )  # fmt: skip
+            )
         self.write(holders, Path(path), **options)
 
 

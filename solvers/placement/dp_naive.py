@@ -105,7 +105,7 @@ def fill(problem: DensePlacement, timing: str, budget: Budget, cap_s: float | No
 
 def _fill(
     problem: DensePlacement, timing: str, budget: Budget, table: Table, counts: range, cap_s: float | None
-) -> None:  # fmt: skip
+) -> None:
     numbers = _numbers(problem, timing)
     if cap_s is not None:
         numbers.cap = _Cap(_numbers(problem, "cycle"), cap_s)

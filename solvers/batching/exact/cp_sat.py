@@ -280,7 +280,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int = 0) -> Result[Bat
             bound=bound,
             bound_kind=_KIND,
             reasons=why,
-        )  # fmt: skip
+        )
     return answer(
         problem,
         solution,

@@ -171,7 +171,7 @@ def _solve_late(
             bound=bound,
             bound_kind="optimum without deadlines",
             reasons=(told,),
-        )  # fmt: skip
+        )
     notes = (
         "deadlines rise with length: contiguous batches, " + ("exact" if exact else "exact when the bound is met"),
     )
