@@ -57,7 +57,6 @@ class Incumbent:
     def lower_bound_to(self, bound: float, kind: str) -> None:
         """Take a proven upper bound, if it is lower."""
         if bound < self.bound:
-            # Sums of ticks are off by their rounding: a bound must not be below what it bounds.
             self.bound, self.bound_kind = bound, kind
             self.budget.report("bound", self.value or None, self.bound)
 

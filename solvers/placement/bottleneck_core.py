@@ -71,12 +71,12 @@ class CapCore:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Classes, C."""
         return len(self.prefix)
 
     @property
     def num_layers(self) -> int:
-        """N."""
+        """Layers, n."""
         return int(self.prefix.shape[1]) - 1
 
 

@@ -36,7 +36,7 @@ class Kinds:
 
     @property
     def number(self) -> int:
-        """T."""
+        """Kinds, T."""
         return len(self.total)
 
 

@@ -88,7 +88,7 @@ class Holders:
 
     @property
     def num_holders(self) -> int:
-        """H."""
+        """Holders, H."""
         return self.problem.num_devices
 
     @property
@@ -158,12 +158,11 @@ class Blocks:
 
     blocks
         (d, i, j): layers i..j−1 fit holder d and hold what every stage must.
-    links
-        (d, e, i): a block on d ends and one on e starts at cut i, and d reaches e.
-
-    Returns
-    -------
-        (d, e): d may send the return hop to e; None without a return hop.
+    links, returns
+        (d, e, i): a block on d ends and one on e starts at cut i, and d reaches e. (d, e): d may send the return hop to
+        e; None without a return hop.
+    prefix
+        Prefix sums of ``latency`` and ``cycle`` compute, s, shape (H, n+1) each.
     """
 
     holders: Holders

@@ -39,7 +39,7 @@ class Modes:
 
     @property
     def num_resources(self) -> int:
-        """R."""
+        """Resources, R."""
         return len(self.capacity)
 
     def counts(self, most: int) -> IntArray:

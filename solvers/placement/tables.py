@@ -128,12 +128,12 @@ class ClassTables:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Classes, C."""
         return len(self.members)
 
     @property
     def num_layers(self) -> int:
-        """N."""
+        """Layers, n."""
         return self.problem.num_layers
 
     @property

@@ -50,12 +50,12 @@ class Hierarchy:
 
     @property
     def num_kinds(self) -> int:
-        """T."""
+        """Kinds, T."""
         return int(self.example.shape[1])
 
     @property
     def levels(self) -> int:
-        """L."""
+        """Levels, L."""
         return len(self.unit) - 1
 
     def numbers(self, table: FloatArray, missing: float) -> FloatArray:
