@@ -195,13 +195,17 @@ class _Search:
         chain = self.chain
         if chain.micro_batches >= len(chain.decode_s) > 1:
             return
-        rows = zip(chain.prefill_s, chain.decode_s, strict=True)
-        whole = list(chain.decode_s) if self.tokens else [p + chain.steps * d for p, d in rows]
-        found = least_sum(whole)
+        found = least_sum(list(chain.decode_s) if self.tokens else self._request_s(chain.decode_s))
         if found is not None:
             self.offer(found[1])
             if chain.micro_batches == 1:
                 self.floor = found[0]
+
+    def _request_s(self, decode: Sequence[Floats]) -> list[Floats]:
+        """Return prefill + steps · decode; inf where decode is, also without steps (0·inf would be no number)."""
+        steps = self.chain.steps
+        rows = zip(self.chain.prefill_s, decode, strict=True)
+        return [p + np.where(np.isinf(d), np.inf, steps * np.where(np.isinf(d), 0.0, d)) for p, d in rows]
 
     def _offer_sums(self, within: Sequence[NDArray[np.bool_]]) -> None:
         chain = self.chain
@@ -210,7 +214,7 @@ class _Search:
             steps = least_sum(decode)
             assert steps is not None
             self.offer(steps[1])
-        whole = least_sum([p + chain.steps * d for p, d in zip(chain.prefill_s, decode, strict=True)])
+        whole = least_sum(self._request_s(decode))
         if whole is not None:
             self.offer(whole[1])
 

@@ -64,6 +64,16 @@ def test_pipelines_stay_in_their_host(four_layers, two_hosts, ideal_costs):
     assert verify_deployment(plan).ok
 
 
+@pytest.mark.parametrize("stages", [True, False])
+def test_one_output_token_needs_no_decode_step(stages, four_layers, two_hosts, ideal_costs):
+    """Then prefill alone counts, also where some splits do not fit (0 steps of what is infinite are no number)."""
+    # As above: TTFT 2.644 and, with two micro-batches, once more the slowest prefill, 1.42.
+    problem = ask(four_layers, shrunk(two_hosts, [250] * 4), ideal_costs, micro_batches_from_stages=stages)
+    result = deploy(dataclasses.replace(problem, workload=Workload(1, 2, 1)))
+    expected = 2 * 2 / (2.644 + 1.42) if stages else 2 / 2.644
+    assert (result.status, result.objective) == ("optimal", pytest.approx(expected, rel=1e-9))
+
+
 def test_demand_takes_the_fewest_devices(four_layers, two_hosts, ideal_costs):
     """0.3 requests/s need two devices: one serves 0.189."""
     result = deploy(ask(four_layers, two_hosts, ideal_costs, objective="devices", demand_rps=0.3))
