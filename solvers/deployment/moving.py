@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from gpuplan.errors import UsageError
 from gpuplan.plans.deployment import Deployment
 from gpuplan.solvers.deployment.columns import Column, Make, Resource
 from gpuplan.solvers.deployment.fleet import Fleet
@@ -73,8 +74,26 @@ def total_weights(fleet: Fleet, replica: Replica) -> float:
     return sum(replica.degree * float(weights[stop] - weights[start]) for start, stop in spans)
 
 
+def check_current(fleet: Fleet, current: Deployment) -> None:
+    """Refuse a deployment of other weights or on other devices: what it holds would not be what is to stay."""
+    theirs = [(tuple(layer["modules"]), layer["weight_bytes"]) for layer in current.inputs["model"]["layers"]]
+    if theirs != [(layer.modules, layer.weight_bytes) for layer in fleet.model.layers]:
+        raise UsageError(
+            f"expected a current deployment of {fleet.model.name} with weights in {fleet.model.dtype}, got one of "
+            f"{current.model.name} in {current.inputs['model']['dtype']}; where all is loaded anew leave it out"
+        )
+    kinds = {device["name"]: device["kind"] for device in current.inputs["topology"]["devices"]}
+    for device in fleet.devices:
+        if kinds.get(device.name, device.kind.name) != device.kind.name:
+            raise UsageError(
+                f"expected a current deployment on {fleet.problem.topology.name}, where {device.name} is of kind "
+                f"{device.kind.name}, got one where it is of kind {kinds[device.name]}; where all is loaded anew leave it out"
+            )
+
+
 def kept_columns(fleet: Fleet, shaper: Shaper, current: Deployment, makes: Sequence[Make] | None) -> list[Column]:
     """Return the current replicas that could go on where they are, each at the batch that now serves it best."""
+    check_current(fleet, current)
     columns = []
     for number in range(len(current.replicas)):
         replica = _as_it_stands(fleet, shaper, current, number)

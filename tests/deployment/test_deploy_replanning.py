@@ -134,3 +134,17 @@ def test_options_out_of_range(option, four_layers, two_hosts, ideal_costs):
     """Negative costs, no number and no time are usage errors."""
     with pytest.raises(UsageError, match="expected"):
         deploy(ask(four_layers, two_hosts, ideal_costs), **option)
+
+
+def test_a_deployment_of_something_else_is_refused(four_layers, two_hosts, ideal_costs):
+    """What holds other weights, or stood on other kinds of devices, holds nothing that could stay."""
+    current = deploy(ask(four_layers, two_hosts, ideal_costs)).require_plan()
+    first, *rest = four_layers.layers
+    heavier = dataclasses.replace(first, weight_bytes=first.weight_bytes + 1)
+    with pytest.raises(UsageError, match="expected a current deployment of .* with weights in"):
+        deploy(ask(dataclasses.replace(four_layers, layers=(heavier, *rest)), two_hosts, ideal_costs), current=current)
+    gpu, *others = two_hosts.devices
+    other = dataclasses.replace(gpu, kind=dataclasses.replace(gpu.kind, name="other"))
+    topology = dataclasses.replace(two_hosts, devices=(other, *others))
+    with pytest.raises(UsageError, match="host0/gpu0 is of kind other, got one where"):
+        deploy(ask(four_layers, topology, ideal_costs), current=current)
