@@ -87,7 +87,7 @@ def check_current(fleet: Fleet, current: Deployment) -> None:
         if kinds.get(device.name, device.kind.name) != device.kind.name:
             raise UsageError(
                 f"expected a current deployment on {fleet.problem.topology.name}, where {device.name} is of kind "
-                f"{device.kind.name}, got one where it is of kind {kinds[device.name]}; where all is loaded anew leave it out"
+                f"{device.kind.name}, got one where that is {kinds[device.name]}; where all is loaded anew leave it out"
             )
 
 

@@ -141,7 +141,7 @@ def test_a_deployment_of_something_else_is_refused(four_layers, two_hosts, ideal
     current = deploy(ask(four_layers, two_hosts, ideal_costs)).require_plan()
     first, *rest = four_layers.layers
     heavier = dataclasses.replace(first, weight_bytes=first.weight_bytes + 1)
-    with pytest.raises(UsageError, match="expected a current deployment of .* with weights in"):
+    with pytest.raises(UsageError, match=r"expected a current deployment of .* with weights in"):
         deploy(ask(dataclasses.replace(four_layers, layers=(heavier, *rest)), two_hosts, ideal_costs), current=current)
     gpu, *others = two_hosts.devices
     other = dataclasses.replace(gpu, kind=dataclasses.replace(gpu.kind, name="other"))
