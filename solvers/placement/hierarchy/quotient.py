@@ -2,8 +2,9 @@
 
 Every relaxed cost is a lower bound, so a relaxed path that fits the hosts and racks there are is optimal: that is the
 certificate. One that does not is ruled out by what it breaks: devices of a stay in a rack, uses of a kind, stages are
-counted exactly while the tables stay small, then priced (Lagrange multipliers). What is left is searched by the general
-engine, first among the hosts that relaxed paths suggest, and the better of the bounds is kept.
+counted exactly while the tables stay small, or priced (Lagrange multipliers); scarce hosts are searched one by one, the
+others merged (`merged`). What is left is searched by the general engine, first among the hosts that relaxed paths
+suggest, and the better of the bounds is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gpuplan.solvers.placement.core import Core, CoreOutcome
 from gpuplan.solvers.placement.effort import BEAM_LADDER, Settings
 from gpuplan.solvers.placement.hierarchy.compiling import HIERARCHY
 from gpuplan.solvers.placement.hierarchy.detect import Hierarchy
+from gpuplan.solvers.placement.hierarchy.merged import merge_plenty
 from gpuplan.solvers.placement.hierarchy.realise import realise
 from gpuplan.solvers.placement.hierarchy.relaxed import (
     BYTES_PER_CELL,
@@ -36,6 +38,7 @@ from gpuplan.solvers.placement.hierarchy.relaxed import (
 )
 from gpuplan.solvers.placement.reduced import restore, restrict
 from gpuplan.solvers.placement.tables import ClassPath
+from gpuplan.solvers.placement.unlike.quiet import ShareBudget
 
 #: Rounds of counting one more thing exactly.
 MOST_ROUNDS = 6
@@ -49,6 +52,8 @@ BUDGET_PRICE = 10.0
 #: Fewer steps than this are not worth a larger table, and so many without a better bound shorten the steps.
 FEW_STEPS = 15
 PATIENCE = 6
+#: Most of what is left of the limits that the search over scarce hosts may take.
+MERGED_SHARE = 0.5
 #: Bits of the counters of the hosts that the general engine searches first.
 KEY_BITS = 56
 
@@ -256,10 +261,12 @@ class _Quotient:
                 break
 
     def _prepare(self) -> None:
-        """Look for a plan, then price uses on the smallest tables; a second of work at most."""
+        """Look for a plan, search scarce hosts, then price uses on the smallest tables."""
         if self.path is None:
             self._search_suggested()
         self.priced = np.zeros(len(self.limits))
+        if not self._done():
+            self._search_merged()
         if not self._done():
             self.priced = self._raise_bound(self.priced, Counters(), False, PRICE_STEPS)
 
@@ -301,6 +308,22 @@ class _Quotient:
         part = large.minimise(restrict(self.core, keep), self.best, self.budget, settings)
         if part.path is not None:
             self.offer(restore(part.path, keep))
+
+    def _search_merged(self) -> None:
+        """Search scarce kinds host by host with the general engine, all others merged; within a share of the limits."""
+        from gpuplan.solvers.placement import large
+
+        merged = merge_plenty(self.core, self.kinds.hierarchy, self.settings.key_bits - 2)
+        if merged is None:
+            return
+        found = large.minimise(merged.core, self.best, ShareBudget(self.budget, MERGED_SHARE), self.settings)
+        if not self.core.any_plan:
+            self.lower = max(self.lower, found.bound)
+        elif found.path is None and found.proven:
+            self.lower = math.inf
+        path = None if found.path is None else merged.plan(found.path)
+        if path is not None:
+            self.offer(path)
 
     def _suggested_classes(self) -> IntArray:
         """Return classes whose counters fit a key: what the paths use, by rack, then the fastest of the others."""
