@@ -13,7 +13,13 @@ from gpuplan.units import format_bytes, format_seconds
 
 
 def nowhere(fleet: Fleet, ceilings: Ceilings) -> tuple[str, ...]:
-    """Return why no replica is possible at all: too little memory, or an SLO out of reach."""
+    """Return why no replica is possible at all: too few devices, too little memory, or an SLO out of reach."""
+    if not fleet.degrees:
+        largest, least = max(map(len, fleet.islands)), min(fleet.problem.tensor_parallel)
+        return (f"no island has {least} devices for a stage; the largest has {largest}",)
+    most = fleet.problem.max_devices
+    if most is not None and most < fleet.degrees[0]:
+        return (f"a stage takes {fleet.degrees[0]} devices at least, and the device limit is {most}",)
     reached, slo = ceilings.reached, ceilings.slo
     promised = math.isfinite(slo.ttft_s) or math.isfinite(slo.token_s)
     if not (reached.fits and promised):

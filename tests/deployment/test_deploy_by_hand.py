@@ -104,6 +104,16 @@ def test_model_that_fits_nowhere(four_layers, two_hosts, ideal_costs):
     assert "196 B more than the 4 devices have free together" in result.reasons[0]
 
 
+def test_stages_larger_than_what_there_is(four_layers, two_hosts, make_cluster, ideal_costs):
+    """A degree above every island or above the device limit is a proof in one sentence."""
+    singles = make_cluster([[("a", 100.0, 400, 1.0)]] * 2, inside=(1e4, 0.001), outside=(1e3, 0.002))
+    apart = deploy(ask(four_layers, singles, ideal_costs, tensor_parallel=(2,)))
+    assert apart.reasons == ("no island has 2 devices for a stage; the largest has 1",)
+    capped = deploy(ask(four_layers, two_hosts, ideal_costs, tensor_parallel=(2,), max_devices=1))
+    assert (apart.status, capped.status) == ("infeasible", "infeasible")
+    assert capped.reasons == ("a stage takes 2 devices at least, and the device limit is 1",)
+
+
 def test_promise_out_of_reach(four_layers, two_hosts, ideal_costs):
     """A TTFT that no replica has is infeasible, with the least there is."""
     result = deploy(ask(four_layers, two_hosts, ideal_costs, ttft_slo_s=1.0))
