@@ -11,14 +11,14 @@ packed. The return hop splits the paths: all in one island (``alone``), the last
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gpuplan.profiles.problems.groups import GroupModes
-from gpuplan.profiles.problems.hops import FloatArray
+from gpuplan.profiles.problems.hops import FloatArray, IntArray
 from gpuplan.profiles.problems.segments import Segments
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.core import Query
@@ -30,6 +30,8 @@ from gpuplan.solvers.placement.query import Answer, EngineName
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, ClassTiming
 
 Role = Literal["any", "first", "last"]
+#: Row and column numbers.
+Pairs = tuple[IntArray, IntArray]
 
 
 class State(NamedTuple):
@@ -94,6 +96,7 @@ class Block:
     ) -> None:
         self.kinds, self.whole, self.states, self.alone = kinds, tables, tuple(states), alone
         self.modes = np.array([self._mode(state) for state in states], dtype=np.int64)
+        self._steps, self._returns = self._pairs(self._step), self._pairs(self._return)
         self.budget, self.engine = budget, engine
         # Labels are few (devices in use times classes), so that an exhaustive search costs less than good multipliers.
         self.settings = Settings(budget.limits.threads, BEAM_LADDER if engine == "beam" else SHORT_LADDER)
@@ -178,17 +181,25 @@ class Block:
     def _timing(self, timing: ClassTiming) -> ClassTiming:
         num = len(self.states)
         hop, per_byte = np.full((num, num), np.inf), np.zeros((num, num))
-        back = None if timing.back is None else np.full((num, num), np.inf)
-        for c, state in enumerate(self.states):
-            for e, after in enumerate(self.states):
-                pair = self._step(state, after)
-                if pair is not None:
-                    hop[c, e], per_byte[c, e] = timing.hop_s[pair], timing.hop_s_per_byte[pair]
-                pair = self._return(state, after)
-                if back is not None and pair is not None:
-                    assert timing.back is not None
-                    back[c, e] = timing.back[pair]
+        pairs, modes = self._steps
+        hop[pairs], per_byte[pairs] = timing.hop_s[modes], timing.hop_s_per_byte[modes]
+        back = None
+        if timing.back is not None:
+            back = np.full((num, num), np.inf)
+            pairs, modes = self._returns
+            back[pairs] = timing.back[modes]
         return ClassTiming(timing.prefix[self.modes], hop, per_byte, timing.boundary, back)
+
+    def _pairs(self, hop: Callable[[State, State], tuple[int, int] | None]) -> tuple[Pairs, Pairs]:
+        """Return the pairs of states that have a hop, and the modes whose hop it is, both as row and column numbers."""
+        found = [
+            (c, e, *modes)
+            for c, state in enumerate(self.states)
+            for e, after in enumerate(self.states)
+            if (modes := hop(state, after)) is not None
+        ]
+        columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
+        return (columns[0], columns[1]), (columns[2], columns[3])
 
     def _step(self, state: State, after: State) -> tuple[int, int] | None:
         """Return the modes whose hop a stage and the next one have, None where they may not follow each other."""
@@ -221,14 +232,13 @@ class Block:
 
     def realised(self, path: ClassPath) -> ClassPath | None:
         """Put the runs of a path on islands, or None where they do not fit."""
-        runs: list[Run] = []
-        of_stage: list[int] = []
-        for k, (c, _, _) in enumerate(path):
-            state = self.states[c]
-            if k == 0 or state.fresh:
-                runs.append(Run(state.kind, 0, ring=state.role != "any" and len(path) > 1))
-            runs[-1] = replace(runs[-1], size=runs[-1].size + state.degree)
-            of_stage.append(len(runs) - 1)
+        begins = [k for k, (c, _, _) in enumerate(path) if k == 0 or self.states[c].fresh]
+        runs, of_stage = [], []
+        for run, (begin, end) in enumerate(zip(begins, [*begins[1:], len(path)], strict=True)):
+            states = [self.states[c] for c, _, _ in path[begin:end]]
+            ring = states[-1].role != "any" and len(path) > 1
+            runs.append(Run(states[0].kind, sum(state.degree for state in states), ring=ring))
+            of_stage += [run] * len(states)
         islands = pack_runs(runs, self.kinds.islands, self.kinds.sizes, apart=self.whole.latency.back is not None)
         if islands is None:
             return None
