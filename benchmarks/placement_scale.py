@@ -11,9 +11,9 @@ once before). Processor seconds, one thread. Prints Markdown.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -133,14 +133,22 @@ def line(row: Row) -> str:
     )
 
 
-def main(groups: list[str]) -> None:
+def main() -> None:
     """Print the table of the chosen groups."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = list(dict.fromkeys(row.group for row in ROWS))
+    known = f"rows to measure: {', '.join(groups)} (default: all)"
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
+    chosen = parser.parse_args().groups or groups
+    unknown = sorted(set(chosen) - set(groups))
+    if unknown:
+        parser.error(f"there is no group {unknown[0]}; choose of {', '.join(groups)}")
     print("| instances | engine | proven | median gap | worst gap | classes ms | solve ms | worst ms | aim |")
     print("| --- | --- | --- | --: | --: | --: | --: | --: | --- |")
     for row in ROWS:
-        if not groups or row.group in groups:
+        if row.group in chosen:
             print(line(row), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

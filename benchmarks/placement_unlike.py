@@ -14,9 +14,9 @@ solved before). Prints Markdown.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
-import sys
 import time
 import types
 
@@ -135,12 +135,27 @@ def line(row: Row) -> str:
     )
 
 
-def main(groups: list[str]) -> None:
+def options() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = list(dict.fromkeys(row.group for row in ROWS))
+    known = f"rows to measure: {', '.join(groups)} (default: all)"
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=known)
+    parser.add_argument("--quick", action="store_true", help="the first seed of each row, two seconds each")
+    parser.add_argument("--processor", action="store_true", help="limits and times in processor seconds")
+    chosen = parser.parse_args()
+    unknown = sorted(set(chosen.groups) - set(groups))
+    if unknown:
+        parser.error(f"there is no group {unknown[0]}; choose of {', '.join(groups)}")
+    chosen.groups = chosen.groups or groups
+    return chosen
+
+
+def main() -> None:
     """Print the table of the chosen groups (gap and s: medians)."""
-    quick = "--quick" in groups
-    if "--processor" in groups:
+    chosen = options()
+    if chosen.processor:
         limits.time = types.SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
-    groups = [group for group in groups if not group.startswith("--")]
     compile_now()
     solve(cluster(70, 32, 99, "hetero", 0.1), time_limit_s=5.0)
     print(
@@ -148,10 +163,10 @@ def main(groups: list[str]) -> None:
     )
     print("| --: | --: | --: | --- | --: | --: | --- | --: | --: | --: | --: | --- |")
     for row in ROWS:
-        if not groups or row.group in groups:
-            shown = dataclasses.replace(row, seeds=row.seeds[:1], limit_s=2.0, aim="") if quick else row
+        if row.group in chosen.groups:
+            shown = dataclasses.replace(row, seeds=row.seeds[:1], limit_s=2.0, aim="") if chosen.quick else row
             print(line(shown), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
