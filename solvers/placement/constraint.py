@@ -443,6 +443,8 @@ class ConstraintMethod(CrossCheck):
             }
             with worker_for(_LIBRARY) as worker:
                 reply = worker.run(f"{_HERE}:write_here", payload, seconds=None)
+            if reply.kind == "SolverUnavailableError":
+                raise SolverUnavailableError(reply.note)
             written = reply.outcome == "done" and reply.answer is True  # type: ignore[comparison-overlap]
         if not written:
             raise UsageError(f"cannot write the model to {path}; give a folder that exists and can be written to")

@@ -450,7 +450,9 @@ def test_cp_sat_refuses_a_process_with_highspy(monkeypatch: pytest.MonkeyPatch) 
         constraint.import_cp_model()
 
 
-def test_missing_back_ends_name_what_to_install(monkeypatch: pytest.MonkeyPatch, instances: ModuleType) -> None:
+def test_missing_back_ends_name_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, instances: ModuleType, tmp_path: Path
+) -> None:
     """Without PuLP or OR-Tools: an error with the install command; found out in the child, it is an error here."""
     monkeypatch.setitem(sys.modules, "pulp", None)
     with pytest.raises(SolverUnavailableError, match="pip install pulp"):
@@ -462,6 +464,8 @@ def test_missing_back_ends_name_what_to_install(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("gpuplan.solvers.external.worker.Worker.run", lambda self, *task, **limits: reply)
     with pytest.raises(SolverUnavailableError, match="pip install pulp"):
         SOLVERS["cbc"](instances.make_problem(np.ones((2, 3)), 10, 20))
+    with pytest.raises(SolverUnavailableError, match="pip install pulp"):  # the reply's own words
+        constraint.write_model(instances.make_problem(np.ones((2, 3)), 10, 20), tmp_path / "model.pb")
 
 
 def test_availability_is_asked_without_importing() -> None:
