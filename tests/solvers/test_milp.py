@@ -464,6 +464,7 @@ def test_missing_back_ends_name_what_to_install(
     monkeypatch.setattr("gpuplan.solvers.external.worker.Worker.run", lambda self, *task, **limits: reply)
     with pytest.raises(SolverUnavailableError, match="pip install pulp"):
         SOLVERS["cbc"](instances.make_problem(np.ones((2, 3)), 10, 20))
+    monkeypatch.setattr(constraint, "available", lambda: True)
     with pytest.raises(SolverUnavailableError, match="pip install pulp"):  # the reply's own words
         constraint.write_model(instances.make_problem(np.ones((2, 3)), 10, 20), tmp_path / "model.pb")
 
