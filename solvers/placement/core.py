@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.classes import IntArray
@@ -257,33 +258,27 @@ def single_stage(tables: ClassTables, query: Query, micro_batches: int) -> tuple
     n = tables.num_layers
     if tables.last_marked[n] < 0 or (query.max_stages is not None and query.max_stages < 1):
         return None
-    best: tuple[float, ClassPath] | None = None
-    for c in range(tables.num_classes):
-        if not _holds_all(tables, query, micro_batches, c):
-            continue
-        timing = tables.cycle if query.bottleneck else tables.latency
-        value = query.time_weight * float(timing.prefix[c, n])
-        value += 0.0 if query.entry is None else query.entry[c]
-        if best is None or value < best[0]:
-            best = (value, ((c, 0, n),))
-    return best
+    timing = tables.cycle if query.bottleneck else tables.latency
+    values = query.time_weight * timing.prefix[:, n]
+    if query.entry is not None:
+        values = values + np.array(query.entry)
+    values = np.where(_holds_all(tables, query, micro_batches), values, np.inf)
+    c = int(np.argmin(values))
+    return None if math.isinf(values[c]) else (float(values[c]), ((c, 0, n),))
 
 
-def _holds_all(tables: ClassTables, query: Query, micro_batches: int, c: int) -> bool:
+def _holds_all(tables: ClassTables, query: Query, micro_batches: int) -> NDArray[np.bool_]:
+    """Return which classes hold all layers in one stage that the query allows, shape (C,)."""
     problem = tables.problem
-    weights = float(tables.memory_of(c)[-1]) - tables.saving_of(c)
-    kv = float(tables.kv_of(c)[-1])
-    if tables.counts[c] < 1:
-        return False
-    if weights + micro_batches * problem.tokens_per_micro_batch * kv > tables.room[c]:
-        return False
-    if query.capacity_tokens is not None and kv > 0.0:
-        free = float(tables.room_exact[c]) - weights
-        if free / kv < query.capacity_tokens:
-            return False
-    if query.budget is not None and query.budget[0][c] > query.budget[1] * (1.0 + 1e-12):
-        return False
-    return bool(tables.cycle.prefix[c, -1] <= query.cap_s * (1.0 + 1e-13))
+    saving = problem.single_stage_saving_bytes if tables.saving is None else tables.saving
+    weights, kv = tables.memory[..., -1] - saving, tables.kv[..., -1]
+    holds = (tables.counts >= 1) & (weights + micro_batches * problem.tokens_per_micro_batch * kv <= tables.room)
+    if query.capacity_tokens is not None:
+        holds &= (kv <= 0.0) | ((tables.room_exact - weights) / np.where(kv > 0.0, kv, 1.0) >= query.capacity_tokens)
+    if query.budget is not None:
+        holds &= np.array(query.budget[0]) <= query.budget[1] * (1.0 + 1e-12)
+    held: NDArray[np.bool_] = holds & (tables.cycle.prefix[:, -1] <= query.cap_s * (1.0 + 1e-13))
+    return held
 
 
 def without_costs(core: Core) -> Core:
