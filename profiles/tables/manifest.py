@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gpuplan.errors import InputError, UsageError
+from gpuplan.profiles.problems.documents import read_document
 from gpuplan.profiles.records import Record
 from gpuplan.profiles.tables.data_files import Columns, check_data_path, read_columns
 from gpuplan.profiles.tables.series import AXES, Series, series_from_rows
@@ -54,22 +54,7 @@ def load_table(path: str | Path) -> CostTable:
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Return the mapping in a YAML (or JSON) file."""
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        # JSON by its own rules: YAML 1.1 takes 1e-06 for text.
-        document = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError("there is no such file; check the name", source=str(path)) from None
-    except (OSError, UnicodeDecodeError):
-        raise InputError("expected a UTF-8 text file", source=str(path)) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}" if mark is not None else None
-        raise InputError(
-            "expected YAML or JSON, got text that breaks off or strays", source=str(path), place=place
-        ) from None
+    document = read_document(path)
     if not isinstance(document, Mapping):
         raise InputError("expected a mapping of keys to values", source=str(path), place="$")
     return document

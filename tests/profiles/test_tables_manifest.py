@@ -148,12 +148,13 @@ def test_malformed_data_say_where(write: Write, defect: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.yaml", "schema: [", "line 1: expected YAML or JSON"),
+        ("x.yaml", "schema: [", "not valid YAML"),
         ("x.yaml", "- 1\n", "expected a mapping of keys"),
         ("x.yaml", "schema: gpuplan/topology/1\n", "expected the schema"),
         ("x.csv", "a,b\n1,2\n", "got none of them"),
         ("x.json", "{}", "expected the schema"),
-        ("x.json", "{", "expected YAML or JSON"),
+        ("x.json", "{", "line 1, column 2: expected JSON"),
+        ("x.json", '{"schema": "gpuplan/cost-table/1", "name": "a", "name": "b"}', "every key once, got 'name' twice"),
     ],
 )
 def test_other_files_are_no_cost_source(tmp_path: Path, name: str, text: str, message: str) -> None:
