@@ -24,7 +24,7 @@ from gpuplan.errors import InputError, UsageError
 from gpuplan.profiles.problems.documents import read_document
 from gpuplan.profiles.records import Record
 from gpuplan.profiles.tables.data_files import Columns, check_data_path, read_columns
-from gpuplan.profiles.tables.series import AXES, Series, series_from_rows
+from gpuplan.profiles.tables.series import AXES, WHOLE_LAYER, WHOLE_LAYERS, Series, series_from_rows
 from gpuplan.profiles.tables.table import CostTable, ModelShape
 from gpuplan.writing import write_text
 
@@ -120,6 +120,8 @@ def read_series(data: Columns, names: Mapping[str, str], unit_s: float) -> tuple
         covers = data.text(file["covers"], row)
         if not covers:
             raise data.error("the name of an operator or a layer", file["covers"], row)
+        if covers.startswith(WHOLE_LAYER) and covers not in WHOLE_LAYERS:
+            raise data.error(" or ".join(WHOLE_LAYERS), file["covers"], row)
         phase = (data.text(file["phase"], row) or "both") if phases else "both"
         if phase not in ("prefill", "decode", "both"):
             raise data.error("prefill, decode or both", file["phase"], row)

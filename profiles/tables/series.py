@@ -30,6 +30,8 @@ MONOTONE_AXES = ("batch", "tokens", "prompt", "experts", "context")
 GEMM = "gemm"
 #: `covers` of a series that times a whole layer of a kind starts so: ``layer:decoder``.
 WHOLE_LAYER = "layer:"
+#: All of these.
+WHOLE_LAYERS = ("layer:embedding", "layer:decoder", "layer:head")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

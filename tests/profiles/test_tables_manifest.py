@@ -129,6 +129,10 @@ DATA_DEFECTS: dict[str, tuple[str | bytes, str]] = {
     "a negative time": ("kernel,tokens,time_us\nqkv_proj,1,-3\n", "row 2, time_us: expected a finite number"),
     "a negative size": ("kernel,tokens,time_us\nqkv_proj,-1,3\n", "row 2, tokens: expected a finite number"),
     "no operator": ("kernel,tokens,time_us\n,1,3\n", "row 2, kernel: expected the name of an operator"),
+    "an unknown layer": (
+        "kernel,tokens,time_us\nlayer:decodr,1,3\n",
+        "row 2, kernel: expected layer:embedding or layer:d",
+    ),
     "an unknown pass": (
         "kernel,phase,tokens,time_us\nqkv_proj,warmup,1,3\n",
         "row 2, phase: expected prefill, decode or",
