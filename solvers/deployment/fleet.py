@@ -90,7 +90,7 @@ class Fleet:
     kind_of, island_of
         Number of each device's kind and island, shape (D,).
     classes
-        Exchangeable devices, by number.
+        Devices that may trade places, by number: exchangeable ones, of one island where groups are formed.
     degrees
         Tensor-parallel degrees a replica may have, rising.
     """
@@ -108,9 +108,10 @@ class Fleet:
         for i, members in enumerate(self.islands):
             self.island_of[list(members)] = i
         self.network = Network(self.router, self.islands, self.island_of, self.kind_of)
-        groups = exchangeable_classes(problem.topology, router=self.router)
-        self.classes = tuple(tuple(numbers[name] for name in group) for group in groups)
         self.degrees = _degrees(problem, self.kinds, max(map(len, self.islands)))
+        groups = exchangeable_classes(problem.topology, router=self.router)
+        classes = [part for group in groups for part in self._apart_by_island([numbers[name] for name in group])]
+        self.classes = tuple(sorted(classes))
         self.boundary = np.array([layer.boundary_bytes_per_token for layer in self.model.layers], dtype=np.float64)
         self.decoders = np.concatenate([[0], np.cumsum([layer.kind == "decoder" for layer in self.model.layers])])
         self._times: dict[tuple[int, float | None, int, int], GroupTimes] = {}
@@ -119,6 +120,19 @@ class Fleet:
         self._hops: dict[int, Hops] = {}
         check_entries(self.network.entries, "hops between groups of devices")
         self._most_hops = max(MOST_KEPT // max(3 * self.network.entries, 1), 1)
+
+    def _apart_by_island(self, members: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return devices that routes take for each other, by island where groups are formed of it.
+
+        Where routes between hosts cost no more than inside one, devices of two islands are alike but for their groups.
+        """
+        if self.degrees == (1,):
+            return [tuple(members)]
+        parts: dict[int, list[int]] = {}
+        for device in members:
+            island = int(self.island_of[device])
+            parts.setdefault(island if len(self.islands[island]) > 1 else -1, []).append(device)
+        return [tuple(part) for part in parts.values()]
 
     def workload(self, batch: int) -> Workload:
         """Return the workload point of one micro-batch of `batch` sequences."""

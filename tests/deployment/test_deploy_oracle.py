@@ -163,3 +163,17 @@ def test_quick_bound_alone(random_case, ideal_costs, oracle):
             assert (value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, value, best)
             checked += 1
     assert checked >= 40
+
+
+@pytest.mark.parametrize("kinds", ["a ab b", "a aa a"])
+@pytest.mark.parametrize("degrees", [(2,), (1, 2)])
+def test_groups_stay_within_islands_where_routes_tell_no_hosts_apart(
+    kinds, degrees, four_layers, make_cluster, ideal_costs, oracle
+):
+    """Hosts joined at no cost: devices of all hosts trade places on routes, and yet only one host holds a pair."""
+    device = {"a": ("a", 100.0, 500, 1.0), "b": ("b", 150.0, 500, 1.0)}
+    rows = [[device[name] for name in host] for host in kinds.split()]
+    topology = make_cluster(rows, inside=(1e4, 0.001), outside=(1e6, 0.0))
+    problem = ask((four_layers, topology), ideal_costs, tensor_parallel=degrees)
+    assert hold(problem, oracle) == "best"
+    assert deploy(problem).status == "optimal"
