@@ -25,7 +25,7 @@ from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, fluid_value, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed_packing
-from gpuplan.solvers.deployment.pricing import Pricing, Sketch
+from gpuplan.solvers.deployment.pricing import Pricing
 from gpuplan.solvers.limits import Budget
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,6 @@ class Bound:
     value: float | None
     kind: str
     infeasible: bool = False
-    sketches: tuple[Sketch, ...] = ()
     chains: tuple[Chosen, ...] = ()
 
 
@@ -91,8 +90,8 @@ def bound(
         return own
     other = _by_prices(ceilings, goal, counts, incumbent, budget, known)
     if other.infeasible or (other.value is not None and goal.better(own.value, other.value)):
-        return dataclasses.replace(other, chains=own.chains)
-    return dataclasses.replace(own, sketches=other.sketches)
+        return dataclasses.replace(other, chains=(*own.chains, *other.chains))
+    return dataclasses.replace(own, chains=(*own.chains, *other.chains))
 
 
 def exact_bound(fleet: Fleet, goal: Goal, columns: Sequence[Column]) -> Bound:
@@ -137,8 +136,8 @@ def _by_prices(
         return Bound(value, kind)
     priced = Pricing(Maker(ceilings, counts), goal, counts, budget).run(known, centre, incumbent)
     if priced.value is not None and goal.better(value, priced.value):
-        return Bound(priced.value, "prices of devices that no replica outweighs", sketches=tuple(priced.sketches))
-    return Bound(value, kind, sketches=tuple(priced.sketches))
+        return Bound(priced.value, "prices of devices that no replica outweighs", chains=tuple(priced.chains))
+    return Bound(value, kind, chains=tuple(priced.chains))
 
 
 def packed(ceilings: Ceilings, goal: Goal, counts: Counts, incumbent: float | None, budget: Budget) -> Bound:

@@ -28,8 +28,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 #: Rounding of sums of times and bytes, relatively.
 SLACK: Final = 1e-9
-#: Boxes are split no further once their slowest stages are known this closely.
-FINE: Final = 1.015
+#: Sorts of groups of one degree up to which unlike ones are told apart.
+MOST_SORTS: Final = 24
 #: Slowest stages up to this many times the whole model on the slowest kind are in a box: links may be slow.
 BEYOND: Final = 1e6
 
@@ -40,24 +40,30 @@ class Point:
 
     Attributes
     ----------
-    kinds
-        Kinds whose memory holds the workspace.
+    groups
+        What groups there are, as counts by kind, shape (groups, kinds): those whose memory holds the workspace.
+    there
+        How many of each there are at most.
     prefill, decode
-        Prefix sums of seconds, shape (kinds, n+1).
+        Prefix sums of seconds, shape (groups, n+1).
     seconds
-        Of each layer's prefill, shape (kinds, n): as they are, so that equal layers are equal.
+        Of each layer's prefill, shape (groups, n): as they are, so that equal layers are equal.
     hops
-        Seconds of the nearest hop: prefill, decode, and back.
+        Seconds of the nearest hop from each group in prefill and decode, shape (groups, 2).
+    back
+        Seconds of the nearest hop back.
     """
 
     degree: int
     batch: int
-    kinds: tuple[int, ...]
+    groups: Floats
+    there: Floats
     prefill: Floats
     decode: Floats
     seconds: Floats
     shares: Floats
-    hops: tuple[float, float, float]
+    hops: Floats
+    back: float
     reaches: dict[tuple[int, int], Ints] = field(default_factory=dict)
 
 
@@ -74,11 +80,11 @@ class Boxes:
     caps
         P₀, P₁, B₀, B₁ in s, shape (boxes, 4).
     holds
-        q by kind, 0 where the kind cannot serve, shape (boxes, kinds).
+        q by group, 0 where the group cannot serve, shape (boxes, groups).
     spare
-        Most that the last stage, without a hop, holds beyond q, by kind.
-    chord
-        Intercept and slope of the chord, shape (boxes, 2).
+        Most that the last stage, without a hop, holds beyond q, by group.
+    curve
+        M·b, D, and the least and largest s, shape (boxes, 4); s = 0 where nothing adds up.
     """
 
     point: Ints
@@ -86,7 +92,7 @@ class Boxes:
     caps: Floats
     holds: Floats
     spare: Floats
-    chord: Floats
+    curve: Floats
 
     def __len__(self) -> int:
         return len(self.point)
@@ -94,6 +100,18 @@ class Boxes:
     def take(self, which: NDArray[np.bool_] | Ints) -> Boxes:
         """Return some of them."""
         return Boxes(*(getattr(self, name)[which] for name in Boxes.__slots__))
+
+
+def chord(curve: Floats) -> Floats:
+    """Return the line above the value ``M·b/(s + D)`` from least to largest s: intercept and slope, shape (boxes, 2).
+
+    >>> chord(np.array([[12.0, 1.0, 1.0, 3.0]]))
+    array([[7.5, 1.5]])
+    """
+    work, fixed, least, largest = curve.T
+    high, low = (work / np.maximum(own + fixed, 1e-300) for own in (least, largest))
+    slope = np.where(largest > least, (high - low) / np.maximum(largest - least, 1e-300), 0.0)
+    return np.stack([high + slope * least, slope], axis=1)
 
 
 def joined(parts: Sequence[Boxes]) -> Boxes:
@@ -123,19 +141,33 @@ class Maker:
             return None
         memory = fleet.memory(degree, batch)
         fits = [kind.available_bytes * (1 + SLACK) >= memory.workspace for kind in fleet.kinds]
-        known = {k: own for k, fit in enumerate(fits) if fit and (own := units.best_times((k,), degree, batch))}
+        known = {
+            group: own
+            for group in self._groups(degree)
+            if all(fits[k] for k in _kinds(group)) and (own := units.best_times(_kinds(group), degree, batch))
+        }
         if not known:
             return None
-        kinds, times = tuple(known), list(known.values())
-        hop = units.nearest_hops(degree, batch)
-        least = [float(own[:-1].min()) if len(own) > 1 else 0.0 for own in hop[:2]]
-        if not all(map(math.isfinite, (*least, hop[2]))):
-            least, back = [0.0, 0.0], 0.0
-        else:
-            back = float(hop[2])
+        times = list(known.values())
+        least = [[_least_hop(own) for own in hop[:2]] for hop in units.hops_from(degree, batch)]
+        hops = np.array([np.max([least[kind] for kind in _kinds(group)], axis=0) for group in known])
+        back = units.nearest_hops(degree, batch)[2]
         prefill, decode = (_prefixes([getattr(own, name) for own in times]) for name in ("prefill_s", "decode_s"))
         seconds = np.array([own.prefill_s for own in times])
-        return Point(degree, batch, kinds, prefill, decode, seconds, self._shares(times), (least[0], least[1], back))
+        groups = np.array(list(known), dtype=np.float64)
+        there = np.min(np.where(groups > 0.0, self.counts / np.maximum(groups, 1e-300), np.inf), axis=1)
+        back = back if math.isfinite(back) else 0.0
+        return Point(degree, batch, groups, there, prefill, decode, seconds, self._shares(times), hops, back)
+
+    def _groups(self, degree: int) -> list[Counts]:
+        """Return the groups that islands hold, as counts by kind.
+
+        Where they are too many, those of each kind alone: each is at least as good as any with that kind in it.
+        """
+        kinds = range(len(self.counts))
+        alone = [tuple(degree * (k == kind) for k in kinds) for kind in kinds]
+        sorts = self.ceilings.units.sorts(degree) if degree > 1 else alone
+        return sorts if len(sorts) <= MOST_SORTS else alone
 
     def _shares(self, times: Sequence[object]) -> Floats:
         """Return w: 1 for the decoder layer that takes longest, at most its share of it for others."""
@@ -180,45 +212,50 @@ class Maker:
 
     def make(self, point: Ints, stages: Ints, caps: Floats) -> Boxes:
         """Return the boxes that may hold a replica."""
-        kinds = len(self.fleet.kinds)
-        holds, spare = np.zeros((len(point), kinds)), np.zeros((len(point), kinds))
-        chord, alive = np.zeros((len(point), 2)), np.zeros(len(point), dtype=bool)
+        groups = max((len(own.groups) for own in self.points), default=0)
+        holds, spare = np.zeros((len(point), groups)), np.zeros((len(point), groups))
+        curve, alive = np.zeros((len(point), 4)), np.zeros(len(point), dtype=bool)
         for number in np.unique(point):
             rows = np.flatnonzero(point == number)
             own = self.points[int(number)]
-            for k, kind in enumerate(own.kinds):
-                holds[rows, kind], spare[rows, kind] = self._held(own, k, stages[rows], caps[rows])
-            chord[rows], alive[rows] = self._chord(int(number), stages[rows], caps[rows])
-            most = self._most_held(holds[rows], stages[rows, 1], own.degree) + spare[rows].max(axis=1)
+            for k in range(len(own.groups)):
+                holds[rows, k], spare[rows, k] = self._held(own, k, stages[rows], caps[rows])
+            curve[rows], alive[rows] = self._curve(int(number), stages[rows], caps[rows])
+            most = self._most_held(own, holds[rows, : len(own.groups)], stages[rows, 1]) + spare[rows].max(axis=1)
             alive[rows] &= most >= own.shares.sum() * (1 - SLACK)
-        return Boxes(point, stages, caps, holds, spare, chord).take(alive)
+        return Boxes(point, stages, caps, holds, spare, curve).take(alive)
 
-    def _most_held(self, holds: Floats, stages: Ints, degree: int) -> Floats:
+    def _most_held(self, point: Point, holds: Floats, stages: Ints) -> Floats:
         """Return what stages hold together at most, on the groups there are, the roomiest first."""
         order = np.argsort(-holds, axis=1, kind="stable")
-        groups = (self.counts / degree)[order]
+        groups = point.there[order]
         before = np.concatenate([np.zeros((len(holds), 1)), np.cumsum(groups, axis=1)[:, :-1]], axis=1)
         used = np.clip(stages[:, None] - before, 0.0, groups)
         most: Floats = (np.take_along_axis(holds, order, axis=1) * used).sum(axis=1)
         return most
 
-    def _held(self, point: Point, k: int, stages: Ints, caps: Floats) -> tuple[Floats, Floats]:
-        """Return the most w that a stage with a hop holds, and what the last one may hold beyond it."""
+    def ends(self, point: Point, k: int, stages: Ints, caps: Floats) -> tuple[Ints, Ints]:
+        """Return where stages that begin with each layer end at most, with a hop and last of all, (boxes, n)."""
         prefill, decode = point.prefill[k], point.decode[k]
-        weight = np.concatenate([[0.0], np.cumsum(point.shares)])
         memory = self._reaches(point, k, stages[:, 0])
-        hop_p, hop_d = (np.where(stages[:, 1] > 1, hop, 0.0)[:, None] for hop in point.hops[:2])
+        hop_p, hop_d = (np.where(stages[:, 1] > 1, hop, 0.0)[:, None] for hop in point.hops[k])
         ends = memory
         if not self.ceilings.tokens:
             ends = np.minimum(ends, _reach(prefill, caps[:, 1:2] * (1 + SLACK) - hop_p))
         ends = np.minimum(ends, _reach(decode, caps[:, 3:4] * (1 + SLACK) - hop_d))
         ends = np.maximum(ends, np.arange(len(prefill) - 1)[None, :])
-        holds = (weight[ends] - weight[None, :-1]).max(axis=1)
         last = memory
         if not self.ceilings.tokens:
             last = np.minimum(last, _reach(prefill, caps[:, 1:2] * (1 + SLACK)))
-        last = np.minimum(last, _reach(decode, caps[:, 3:4] * (1 + SLACK) - np.minimum(hop_d, point.hops[2])))
-        whole = last >= len(prefill) - 1
+        last = np.minimum(last, _reach(decode, caps[:, 3:4] * (1 + SLACK) - np.minimum(hop_d, point.back)))
+        return ends, last
+
+    def _held(self, point: Point, k: int, stages: Ints, caps: Floats) -> tuple[Floats, Floats]:
+        """Return the most w that a stage with a hop holds, and what the last one may hold beyond it."""
+        weight = np.concatenate([[0.0], np.cumsum(point.shares)])
+        ends, last = self.ends(point, k, stages, caps)
+        holds = (weight[ends] - weight[None, :-1]).max(axis=1)
+        whole = last >= len(weight) - 1
         most = np.where(whole, weight[-1] - weight[None, :-1], 0.0).max(axis=1)
         return np.where(holds > 0.0, holds, most), np.where(holds > 0.0, np.maximum(most - holds, 0.0), 0.0)
 
@@ -233,7 +270,8 @@ class Maker:
             memory = self.fleet.memory(point.degree, point.batch)
             micro = int(self.micro(np.array([count]))[0])
             need = memory.weights + micro * point.batch * memory.kv
-            room = self.fleet.kinds[point.kinds[k]].available_bytes * (1 + SLACK) - memory.workspace
+            room = min(self.fleet.kinds[kind].available_bytes for kind in _kinds(point.groups[k]))
+            room = room * (1 + SLACK) - memory.workspace
             saving = memory.saving if count == 1 else 0.0
             ends = np.searchsorted(need, need[:-1] + room, side="right") - 1
             if need[-1] - saving <= room:
@@ -241,29 +279,26 @@ class Maker:
             point.reaches[key] = ends
         return point.reaches[key]
 
-    def _chord(self, number: int, stages: Ints, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the chord of the value over what adds up, and whether any replica can be in the box."""
+    def _curve(self, number: int, stages: Ints, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the value over what adds up (see `Boxes`), and whether any replica can be in the box."""
         point, slo = self.points[number], self.ceilings.slo
         amounts, rows = self.classes[number]
         most = self.micro(stages[:, 1]).astype(np.float64)
         few = self.micro(stages[:, 0]).astype(np.float64)
-        hops = (stages[:, 0] - 1) * (0.0 if self.ceilings.tokens else point.hops[0])
+        hops = (stages[:, 0] - 1) * (0.0 if self.ceilings.tokens else point.hops[:, 0].min())
         least = float(amounts @ rows[:, 1:].min(axis=1)) + hops
-        steps = np.diff(point.decode, axis=1).min(axis=0).sum() + (stages[:, 0] - 1) * point.hops[1]
+        steps = np.diff(point.decode, axis=1).min(axis=0).sum() + (stages[:, 0] - 1) * point.hops[:, 1].min()
         interval = np.maximum(most * caps[:, 2], steps)
         alive = (few * caps[:, 2] <= slo.token_s * (1 + SLACK)) & (steps <= slo.token_s * (1 + SLACK))
+        work = most * point.batch
         if self.ceilings.tokens:
-            value = most * point.batch / np.maximum(interval, 1e-300)
-            return np.stack([value, np.zeros_like(value)], axis=1), alive
+            return np.stack([work, interval, 0.0 * work, 0.0 * work], axis=1), alive
         alive &= least <= slo.ttft_s * (1 + SLACK)
         fixed = (most - 1) * caps[:, 0] + self.fleet.steps * interval
         least = np.maximum(least, caps[:, 0])
         largest = np.minimum(stages[:, 1] * caps[:, 1], slo.ttft_s) * (1 + SLACK)
         alive &= largest >= least * (1 - SLACK)
-        largest = np.maximum(largest, least)
-        high, low = (most * point.batch / np.maximum(own + fixed, 1e-300) for own in (least, largest))
-        slope = np.where(largest > least, (high - low) / np.maximum(largest - least, 1e-300), 0.0)
-        return np.stack([high + slope * least, slope], axis=1), alive
+        return np.stack([work, fixed, least, np.maximum(largest, least)], axis=1), alive
 
     def halves(self, boxes: Boxes) -> Boxes:
         """Return the boxes cut in two: in stages while those are a range, else in the wider range of seconds."""
@@ -287,17 +322,28 @@ class Maker:
             np.concatenate([lower_c, upper_c]),
         )
 
-    def splittable(self, boxes: Boxes) -> NDArray[np.bool_]:
-        """Return which boxes are still worth a split."""
+    def splittable(self, boxes: Boxes, fine: float) -> NDArray[np.bool_]:
+        """Return which boxes have several numbers of stages, or a range wider than `fine`, largest to least."""
         wide = boxes.caps[:, 1::2] / np.maximum(boxes.caps[:, ::2], 1e-300)
         if self.ceilings.tokens:
             wide[:, 0] = 1.0
-        rough: NDArray[np.bool_] = (boxes.stages[:, 0] < boxes.stages[:, 1]) | (wide.max(axis=1) > FINE)
+        rough: NDArray[np.bool_] = (boxes.stages[:, 0] < boxes.stages[:, 1]) | (wide.max(axis=1) > fine)
         return rough
 
 
+def _kinds(group: Sequence[float] | Floats) -> list[int]:
+    """Return the kinds in a group."""
+    return [kind for kind, count in enumerate(group) if count]
+
+
+def _least_hop(hop: Floats) -> float:
+    """Return the least seconds of a hop by cut; 0 where there is none."""
+    least = float(hop[:-1].min()) if len(hop) > 1 else 0.0
+    return least if math.isfinite(least) else 0.0
+
+
 def _tops(point: Point) -> tuple[float, float]:
-    return point.hops[0], max(point.hops[1], point.hops[2])
+    return float(point.hops[:, 0].max()), max(float(point.hops[:, 1].max()), point.back)
 
 
 def _ranges(most: int) -> list[tuple[int, int]]:

@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from gpuplan.solvers.deployment.columns import Column, Make, Resource, Vector, piece_devices
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.layout import Stock
 from gpuplan.solvers.deployment.master import Outcome, Programme, patterns, solve_programme
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack
 
+#: Gap at which a choice by kinds ends: what it loses on real islands is more.
+KIND_GAP: Final = 1e-4
 #: Ways to cut one make of island at most.
 MOST_PATTERNS: Final = 1500
 
@@ -48,6 +53,8 @@ class Market:
         Subtracted from (added to, when minimising) what a column is worth, by its place.
     hold
         Whether every kept replica has to stay.
+    by_kind
+        Whether columns take devices by kind (see `by_kinds`), whatever island they are in.
     """
 
     fleet: Fleet
@@ -58,6 +65,7 @@ class Market:
     handicap: Sequence[float] | None = None
     time_limit_s: float | None = None
     hold: bool = False
+    by_kind: bool = False
     _cuts: list[_Cut] = field(default_factory=list)
 
     def choose(self) -> tuple[Outcome, list[Pick]]:
@@ -67,7 +75,9 @@ class Market:
         programme = Programme()
         for number, column in enumerate(self.columns):
             programme.column(self._net(number), 1.0 if column.kept is not None else float("inf"))
-        if self.makes is None:
+        if self.by_kind:
+            self._kind_rows(programme)
+        elif self.makes is None:
             self._class_rows(programme)
         else:
             self._piece_rows(programme, self.makes)
@@ -79,10 +89,11 @@ class Market:
         sizes = [column.size for column in self.columns] + [0] * extra
         rates = [column.replica.value for column in self.columns] + [0.0] * extra
         self.goal.limit(programme, sizes, rates)
-        outcome = solve_programme(programme, maximise=self.goal.maximised, time_limit_s=self.time_limit_s)
+        gap = KIND_GAP if self.by_kind else 0.0
+        outcome = solve_programme(programme, maximise=self.goal.maximised, time_limit_s=self.time_limit_s, gap=gap)
         if outcome.counts is None:
             return outcome, []
-        return outcome, self._picks(outcome.counts)
+        return outcome, self._laid_out(outcome.counts) if self.by_kind else self._picks(outcome.counts)
 
     def _choose_by_table(self) -> tuple[Outcome, list[Pick]]:
         """Pack classes by the table: exact, and without a linear solver."""
@@ -122,6 +133,28 @@ class Market:
             uses = {c: float(column.needs[key]) for c, column in enumerate(self.columns) if key in column.needs}
             if uses:
                 programme.row(uses, float(len(members)))
+
+    def _kind_rows(self, programme: Programme) -> None:
+        for kind, count in enumerate(np.bincount(self.fleet.kind_of)):
+            key: Resource = ("kind", kind, ())
+            uses = {c: float(column.needs[key]) for c, column in enumerate(self.columns) if key in column.needs}
+            if uses:
+                programme.row(uses, float(count))
+
+    def _laid_out(self, counts: Sequence[int]) -> list[Pick]:
+        """Return the replicas on devices there are, those of large groups first; what finds no place is left out."""
+        stock, picks = Stock(self.fleet), []
+        chosen = [(column, counts[c]) for c, column in enumerate(self.columns) if counts[c]]
+        for column, count in sorted(chosen, key=lambda entry: -entry[0].replica.degree):
+            order = [self._sort_of(group) for group in column.replica.groups]
+            for _ in range(count):
+                groups = stock.take(order)
+                if groups is not None:
+                    picks.append(Pick(column, tuple(own for _, own in _by_kind(self.fleet, groups))))
+        return picks
+
+    def _sort_of(self, group: Sequence[int]) -> Vector:
+        return tuple(np.bincount(self.fleet.kind_of[list(group)], minlength=len(self.fleet.kinds)).tolist())
 
     def _piece_rows(self, programme: Programme, makes: Sequence[Make]) -> None:
         """Add the ways to cut islands as columns: what is needed of a piece may not exceed what is cut."""
@@ -223,6 +256,27 @@ def _take(stock: dict[Resource, list[tuple[int, ...]]], key: Resource, count: in
     taken = stock[key][:count]
     del stock[key][:count]
     return tuple(device for (device,) in taken)
+
+
+def by_kinds(fleet: Fleet, columns: Sequence[Column]) -> list[Column]:
+    """Return the columns as takers of devices by kind, the best of those that take the same."""
+    best: dict[tuple[tuple[Resource, int], ...], Column] = {}
+    for column in columns:
+        sources = _by_kind(fleet, column.replica.groups)
+        needs = {key: len(devices) for key, devices in sources}
+        key = tuple(needs.items())
+        if key not in best or column.replica.value > best[key].replica.value:
+            best[key] = Column(needs, column.replica, sources)
+    return list(best.values())
+
+
+def _by_kind(fleet: Fleet, groups: Sequence[Sequence[int]]) -> tuple[tuple[Resource, tuple[int, ...]], ...]:
+    """Return the devices of groups by kind, in their order."""
+    found: dict[int, list[int]] = {}
+    for group in groups:
+        for device in group:
+            found.setdefault(int(fleet.kind_of[device]), []).append(device)
+    return tuple((("kind", kind, ()), tuple(found[kind])) for kind in sorted(found))
 
 
 def with_handicap(market: Market, handicap: Sequence[float]) -> Market:

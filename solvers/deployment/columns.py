@@ -27,7 +27,7 @@ MOST_SPANNED: Final = 64
 WORTHWHILE: Final = 0.7
 
 Vector = tuple[int, ...]
-#: A class by number, or a piece: (island make, counts of its classes).
+#: A class or a kind by number, or a piece: (island make, counts of its classes).
 Resource = tuple[str, int, Vector]
 
 

@@ -38,11 +38,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A chain that a ceiling comes from: its groups in order, as counts by kind."""
+    """A chain that a bound comes from: its groups in order, as counts by kind, and where they end if that is known."""
 
     degree: int
     batch: int
     order: tuple[Counts, ...]
+    cuts: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

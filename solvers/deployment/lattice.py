@@ -13,7 +13,6 @@ cuts, with every link and hop as near as any there is.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,21 +78,9 @@ class Lattice:
             [math.prod(most + 1 for most in self.counts[i + 1 :]) for i in range(len(counts))], dtype=np.int64
         )
         self.sizes = self.states.sum(axis=1)
-        self.sorts = {degree: self._sorts(degree) for degree in fleet.degrees}
+        self.sorts = {degree: units.sorts(degree) for degree in fleet.degrees}
         self._levels: dict[int, list[Level]] = {}
         self._stages: dict[tuple[int, int, int], Stages] = {}
-
-    def _sorts(self, degree: int) -> list[Counts]:
-        """Return the groups of `degree` devices that some island holds, as counts by kind."""
-        found: set[Counts] = set()
-        for members in self.fleet.network.samples:
-            held = np.bincount(self.fleet.kind_of[list(members)], minlength=len(self.counts))
-            kinds = [kind for kind, count in enumerate(held) if count]
-            for group in itertools.combinations_with_replacement(kinds, degree):
-                own = tuple(group.count(kind) for kind in range(len(self.counts)))
-                if all(count <= most for count, most in zip(own, held, strict=True)):
-                    found.add(own)
-        return sorted(found)
 
     def number(self, counts: Sequence[int]) -> int:
         """Return the row of a vector of counts."""

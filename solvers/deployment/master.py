@@ -52,7 +52,7 @@ class Outcome:
 
 
 def solve_programme(
-    programme: Programme, *, maximise: bool, time_limit_s: float | None = None, integral: bool = True
+    programme: Programme, *, maximise: bool, time_limit_s: float | None = None, integral: bool = True, gap: float = 0.0
 ) -> Outcome:
     """Solve a programme; counts are whole numbers unless `integral` is off, when only the bound is meant."""
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -62,7 +62,7 @@ def solve_programme(
         return Outcome((), 0.0) if fits else Outcome(None, None, infeasible=True)
     scale = SCALE / max(map(abs, programme.values)) if any(programme.values) else 1.0
     sign = -scale if maximise else scale
-    options: Any = {"mip_rel_gap": 0.0, "presolve": True}
+    options: Any = {"mip_rel_gap": gap, "presolve": True}
     if time_limit_s is not None and math.isfinite(time_limit_s):
         options["time_limit"] = max(time_limit_s, 0.01)
     found = milp(

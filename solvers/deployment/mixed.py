@@ -1,97 +1,23 @@
-"""Candidates over unequal pieces of unlike islands: what the prices of devices ask for, on whole devices."""
+"""Candidates over unequal pieces of unlike islands: the chains that a bound is made of, on devices there are."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from gpuplan.solvers.deployment.ceilings import Ceiling
-from gpuplan.solvers.deployment.columns import Column, Make, Resource, piece_devices
+from gpuplan.solvers.deployment.columns import Column, Make, Resource
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
-from gpuplan.solvers.deployment.pricing import Sketch
-from gpuplan.solvers.deployment.replicas import Shaper
-from gpuplan.solvers.deployment.units import Group
+from gpuplan.solvers.deployment.layout import Stock
+from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.limits import Budget
 
-#: Sketches looked at, and candidates made of them, at most.
-MOST_SKETCHES: Final = 60
+#: Candidates at most.
 MOST_COLUMNS: Final = 160
-
-
-def sketched_columns(
-    fleet: Fleet, shaper: Shaper, makes: Sequence[Make], sketches: Sequence[Sketch], budget: Budget
-) -> list[Column]:
-    """Return replicas on whole devices near the sketches, each with the stages and batch of its sketch."""
-    columns: list[Column] = []
-    seen: set[tuple[int, int, tuple[int, ...]]] = set()
-    for sketch in sketches[:MOST_SKETCHES]:
-        for groups in _whole(sketch):
-            key = sketch.degree, sketch.batch, groups
-            if key in seen:
-                continue
-            seen.add(key)
-            if budget.exhausted() or len(columns) >= MOST_COLUMNS:
-                return columns
-            budget.spend(1)
-            column = _column(fleet, shaper, makes, groups, sketch)
-            if column is not None:
-                columns.append(column)
-    return columns
-
-
-def _whole(sketch: Sketch) -> Iterator[tuple[int, ...]]:
-    """Yield whole numbers of groups by kind near those of a sketch, as many as it has stages or one more."""
-    groups = sketch.devices / sketch.degree
-    lower = np.floor(groups + 1e-6).astype(int)
-    kinds = [k for k, count in enumerate(groups) if count - lower[k] > 1e-6]
-    for more in itertools.product((0, 1), repeat=min(len(kinds), 4)):
-        found = lower.copy()
-        for k, extra in zip(kinds, more, strict=False):
-            found[k] += extra
-        if sketch.stages <= found.sum() <= sketch.stages + 1:
-            yield tuple(int(count) for count in found)
-
-
-def _column(
-    fleet: Fleet, shaper: Shaper, makes: Sequence[Make], groups: Sequence[int], sketch: Sketch
-) -> Column | None:
-    taken = _sources(fleet, makes, groups, sketch.degree)
-    if taken is None:
-        return None
-    replica = shaper.at([d for _, devices in taken for d in devices], sketch.degree, sketch.batch)
-    if replica is None:
-        return None
-    return Column(dict(Counter(key for key, _ in taken)), replica, tuple(taken))
-
-
-def _sources(
-    fleet: Fleet, makes: Sequence[Make], groups: Sequence[int], degree: int
-) -> list[tuple[Resource, tuple[int, ...]]] | None:
-    """Return pieces with `groups` of each kind, on as few islands as can be; None where there are too few devices."""
-    vectors: dict[tuple[int, int], list[int]] = {}
-    for kind, count in enumerate(groups):
-        left = count * degree
-        for m, make in enumerate(makes):
-            places = [i for i, part in enumerate(make.copies[0]) if int(fleet.kind_of[part[0]]) == kind]
-            for copy in range(len(make.copies) if places else 0):
-                room = min(sum(make.whole[i] for i in places), left) // degree * degree
-                left -= room
-                vector = vectors.setdefault((m, copy), [0] * len(make.whole)) if room else [0] * len(make.whole)
-                for i in places:
-                    vector[i] = min(make.whole[i], room)
-                    room -= vector[i]
-        if left:
-            return None
-    found: list[tuple[Resource, tuple[int, ...]]] = []
-    for (m, copy), counts in vectors.items():
-        key: Resource = ("piece", makes[m].number, tuple(counts))
-        found.append((key, piece_devices(makes[m].copies[copy], key[2])))
-    return found
+#: Stages up to which a chain is cut anew as well as a thorough search can: on more of them that takes a second.
+FEW_STAGES: Final = 16
 
 
 def chain_columns(
@@ -103,8 +29,7 @@ def chain_columns(
         if budget.exhausted() or len(columns) >= MOST_COLUMNS:
             break
         budget.spend(1)
-        groups = _groups_of(fleet, chain.order)
-        replica = None if groups is None else shaper.on(groups, Ceiling(0.0, chain.degree, chain.batch), thorough=True)
+        replica = _followed(fleet, shaper, chain)
         if replica is None:
             continue
         sources = _classes_of(fleet, replica.devices) if makes is None else _pieces_of(makes, replica.devices)
@@ -115,26 +40,18 @@ def chain_columns(
     return columns
 
 
-def _groups_of(fleet: Fleet, order: Sequence[tuple[int, ...]]) -> tuple[Group, ...] | None:
-    """Return groups of the sorts in `order`, from islands in use already where they have what it takes."""
-    free = [
-        [[d for d in members if int(fleet.kind_of[d]) == kind] for kind in range(len(fleet.kinds))]
-        for members in fleet.islands
-    ]
-    used: list[int] = []
-    groups: list[Group] = []
-    for sort in order:
-        fitting = [i for i, own in enumerate(free) if all(len(have) >= n for have, n in zip(own, sort, strict=True))]
-        if not fitting:
-            return None
-        island = next((i for i in reversed(used) if i in fitting), fitting[0])
-        used.append(island)
-        group: list[int] = []
-        for kind, count in enumerate(sort):
-            group += free[island][kind][:count]
-            del free[island][kind][:count]
-        groups.append(tuple(sorted(group)))
-    return tuple(groups)
+def _followed(fleet: Fleet, shaper: Shaper, chain: Chosen) -> Replica | None:
+    """Return the best replica along a chain: as it is, cut anew, and with like groups side by side."""
+    ceiling, thorough = Ceiling(0.0, chain.degree, chain.batch), len(chain.order) <= FEW_STAGES
+    found: list[Replica | None] = []
+    together = sorted(chain.order, key=chain.order.index)
+    for order in dict.fromkeys((chain.order, tuple(together))):
+        groups = Stock(fleet).take(order)
+        if groups is not None:
+            found.append(shaper.on(groups, ceiling, thorough=thorough))
+            if chain.cuts and order == chain.order:
+                found.append(shaper.as_cut(groups, chain.cuts, chain.batch))
+    return max((own for own in found if own is not None), key=lambda own: own.value, default=None)
 
 
 def _classes_of(fleet: Fleet, devices: Sequence[int]) -> list[tuple[Resource, tuple[int, ...]]]:

@@ -24,6 +24,8 @@ class Network:
         Islands whose members are alike and whose pairs cost the same are of one pattern: the number of each island's.
     samples
         Members of the first island of each pattern.
+    largest
+        Devices of the largest island that holds each kind.
     """
 
     def __init__(
@@ -41,6 +43,11 @@ class Network:
         self._cell_devices = np.split(order, ends)
         self._any = self._pairs(np.arange(len(island_of)))
         self._apart = self._pairs(island_of)
+        self.largest = np.zeros(int(kind_of.max()) + 1, dtype=np.int64)
+        for members in islands:
+            own = kind_of[list(members)]
+            self.largest[own] = np.maximum(self.largest[own], len(members))
+        self._senders = [self._places(np.flatnonzero(kind_of == kind)) for kind in range(int(kind_of.max()) + 1)]
 
     @property
     def entries(self) -> int:
@@ -66,17 +73,21 @@ class Network:
         np.fill_diagonal(slowness, 0.0)
         return latency, slowness
 
-    def distinct(self, table: CompactTable, *, apart: bool) -> Floats:
+    def distinct(self, table: CompactTable, *, apart: bool, sender: int) -> Floats:
         """Return the distinct (latency, slowness) of the pairs that have a route, shape (pairs, 2).
 
         apart
             Whether pairs within an island are left out.
+        sender
+            Kind of the first of each pair.
         """
         between, within = self._apart if apart else self._any
-        latency, slowness = [table.between_latency_s[between]], [table.between_s_per_byte[between]]
-        for kind, allowed in enumerate(within):
-            latency.append(table.within_latency_s[kind][allowed])
-            slowness.append(table.within_s_per_byte[kind][allowed])
+        groups, members = self._senders[sender]
+        latency = [table.between_latency_s[groups][between[groups]]]
+        slowness = [table.between_s_per_byte[groups][between[groups]]]
+        for kind, (allowed, own) in enumerate(zip(within, members, strict=True)):
+            latency.append(table.within_latency_s[kind][own][allowed[own]])
+            slowness.append(table.within_s_per_byte[kind][own][allowed[own]])
         numbers = np.stack([np.concatenate(latency), np.concatenate(slowness)])
         numbers = numbers[:, np.isfinite(numbers).all(axis=0)]
         found = np.unique(numbers[0] + 1j * numbers[1])
@@ -100,6 +111,13 @@ class Network:
                 samples.append(members)
             numbers.append(known[key])
         return numbers, samples
+
+    def _places(self, devices: NDArray[np.intp]) -> tuple[Ints, list[Ints]]:
+        """Return the rows of the tables that stand for some of `devices`: groups, and members of each kind of cell."""
+        routes = self._routes
+        kinds = routes.cell_kind[routes.cell[devices]]
+        members = [np.unique(routes.member[devices[kinds == kind]]) for kind in range(len(routes.within))]
+        return np.unique(routes.group[devices]), members
 
     def _pairs(self, part_of: NDArray[np.int64]) -> tuple[Bools, list[Bools]]:
         """Return which entries of the tables stand for two devices of different parts: between groups, within cells.

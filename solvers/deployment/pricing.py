@@ -5,9 +5,9 @@ The linear programme over all replicas c, with rates r_c and a_kc devices of kin
     maximise Σ r_c·z_c   under   Σ a_kc·z_c ≤ N_k        (or: minimise what they cost under Σ r_c·z_c ≥ demand)
 
 has as its dual prices π with ``r_c ≤ Σ π_k·a_kc`` for every c, and ``Σ π_k·N_k`` is then a bound. Prices come from the
-programme over the replicas seen so far; boxes (see `boxes`) say by how much any replica may outweigh them, λ times,
-and λ·Σ π_k·N_k is a bound. The replicas of the boxes that outweigh them most are taken in, and so on: column
-generation.
+programme over the replicas seen so far. Boxes (see `boxes`) say by how much any replica may outweigh them, λ times,
+and λ·Σ π_k·N_k is a bound. Boxes that may outweigh them are split; in fine ones the chain that costs least is found
+(see `shortest`). Chains that do outweigh the prices are taken into the programme: column generation.
 """
 
 from __future__ import annotations
@@ -20,47 +20,49 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuplan.solvers.deployment.boxes import Boxes, Maker, joined
+from gpuplan.solvers.deployment.boxes import Boxes, Maker, chord, joined
 from gpuplan.solvers.deployment.ceilings import Counts
+from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.goal import Goal
+from gpuplan.solvers.deployment.shortest import Paths, runs, shortest
 from gpuplan.solvers.limits import Budget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-#: Rounds of prices at most, splits of boxes a round, boxes split at a time (about), replicas taken in a round.
-ROUNDS: Final = 60
-SPLITS: Final = 5
-AT_ONCE: Final = 800
+#: Rounds of prices at most, and boxes split at a time (about).
+ROUNDS: Final = 400
+#: Rounds without a new replica or a bound that is better by `CLOSE`, at most.
+STALLED: Final = 12
+AT_ONCE: Final = 200
+#: Chains taken in a round, and fine boxes looked at in vain before it ends.
 TAKEN: Final = 10
+MOST_LOOKED: Final = 600
 #: A replica that outweighs the prices by no more than this share is as good as none.
-CLOSE: Final = 5e-3
+CLOSE: Final = 1e-3
+#: Ranges of the slowest stages, largest to least, at which chains are looked for in a box, and at which it stays whole.
+FINE: Final = 1.015
+FINEST: Final = 1.001
 #: Multipliers of the number of stages tried in a box, about.
 MOST_MULTIPLIERS: Final = 30
-#: How closely the factor of the bound is found.
-FACTOR: Final = 1e-3
 #: Boxes kept, about.
-MOST_BOXES: Final = 150_000
-#: Rounds without anything to split and without a better programme, at most.
-STALLED: Final = 3
-#: Share of the best prices so far in the next ones to be tried.
+MOST_BOXES: Final = 300_000
+#: Times the range of a box's sums is cut at most.
+CUTS: Final = 6
+#: Share of the best prices so far in the next ones to be tried, and below which it is left out.
 CENTRED: Final = 0.5
-#: A device has at least this share of the average price, in the first round and from round to round.
+LEAST_SHARE: Final = 0.01
+#: A device has at least this share of the average price, and this for each share of the best prices so far.
 LEAST_PRICE: Final = 1e-3
 FIRST_PRICE: Final = 0.3
-FADING: Final = 0.75
-#: Rounding of the linear programmes, relatively.
-SLACK: Final = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Sketch:
-    """A replica as a box has it: its value at best, and its devices by kind, in fractions."""
+class Seen:
+    """A replica in the programme: its rate, its devices by kind, and its chain where a box brought it."""
 
     value: float
     devices: Floats
-    degree: int
-    batch: int
-    stages: int
+    chain: Chosen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,6 @@ class Prices:
     scale: float
     base: float
 
-    def times(self, factor: float) -> Prices:
-        """Return prices `factor` times as high."""
-        return Prices(factor * self.devices, factor * self.replica, self.scale, self.base)
-
 
 @dataclass(slots=True)
 class Priced:
@@ -83,12 +81,12 @@ class Priced:
 
     value
         The bound; None where the linear programme was not solved.
-    sketches
+    chains
         Replicas that matter at these prices, the most used first.
     """
 
     value: float | None
-    sketches: list[Sketch]
+    chains: list[Chosen]
 
 
 class Pricing:
@@ -96,8 +94,9 @@ class Pricing:
 
     def __init__(self, maker: Maker, goal: Goal, counts: Counts, budget: Budget) -> None:
         self.maker, self.goal, self.counts, self.budget = maker, goal, counts, budget
-        self.sketches: list[Sketch] = []
+        self.seen: list[Seen] = []
         self.uses: Floats = np.zeros(0)
+        self.loose = True
         problem, most = goal.problem, sum(counts)
         self.weights = np.array([self._weight(kind) for kind in range(len(counts))])
         self.limits = np.array([*counts, problem.max_replicas or most, problem.max_devices or most], dtype=np.float64)
@@ -112,72 +111,109 @@ class Pricing:
         centre
             Prices to begin with: of the kinds, of a replica, of a device, of the demand.
         """
-        self.sketches = [Sketch(rate, np.array(own, dtype=np.float64), 0, 0, 0) for rate, own in known]
+        self.seen = [Seen(rate, np.array(own, dtype=np.float64)) for rate, own in known]
+        rates: dict[tuple[float, ...], float] = {}
         boxes = self.maker.roots()
         best: float | None = None
-        before, stalled = math.nan, 0
-        for number in range(ROUNDS):
+        share, stalled = CENTRED, 0
+        for _ in range(ROUNDS):
             solved = self._duals()
             if solved is None or not len(boxes):
                 break
             duals, reached = solved
-            tried = duals if centre is None else (1 - CENTRED) * duals + CENTRED * centre
-            prices = self._as_prices(tried, max(LEAST_PRICE, FIRST_PRICE * FADING**number))
+            share = 0.0 if centre is None or share < LEAST_SHARE else share
+            tried = duals if centre is None else (1 - share) * duals + share * centre
+            prices = self._as_prices(tried, max(LEAST_PRICE, FIRST_PRICE * share))
             if prices is None:
                 break
-            boxes, over, least = self._split(boxes, prices)
-            value = self._proven(prices, self._factor(boxes, over, least, prices))
+            boxes, ratio, found = self._round(boxes, prices)
+            found = [own for own in found if own.value > rates.get(tuple(own.devices), 0.0)]
+            rates.update((tuple(own.devices), own.value) for own in found)
+            value = self._proven(prices, 1.0 + ratio)
+            stalled = 0 if found else stalled + 1
             if math.isfinite(value) and (best is None or self.goal.better(best, value)):
+                stalled = 0 if best is None or abs(best - value) > CLOSE * abs(best) else stalled
                 best, centre = value, tried
-            if best is not None and self._close(best, reached, enough):
+            if self._enough(best, enough) or self.budget.exhausted() or len(boxes) > MOST_BOXES:
                 break
-            if self.budget.exhausted() or len(boxes) > MOST_BOXES:
-                break
-            taken = self._take_in(boxes, over, least, prices)
-            rough = ((over > CLOSE * least) & self.maker.splittable(boxes)).any()
-            stalled = 0 if rough or reached != before else stalled + 1
-            before = reached
-            if stalled >= STALLED or not (taken or rough):
-                break
-        order = sorted(range(len(self.uses)), key=lambda s: -self.uses[s])
-        return Priced(best, [self.sketches[s] for s in order if self.sketches[s].degree])
+            late = not found and ratio > CLOSE
+            met = best is not None and abs(best - reached) <= CLOSE * abs(reached)
+            if met or stalled >= STALLED or (share == 0.0 and not (found or late)):
+                if not self._tightened():
+                    break
+                share, stalled = CENTRED, 0
+                continue
+            # Where nothing outweighs them go nearer to the programme's own, where nothing that does is found less near.
+            share = CENTRED if found else 0.5 * (1.0 + share) if late else 0.5 * share
+            self.seen += found
+        used = sorted(zip(self.uses, self.seen, strict=False), key=lambda pair: -pair[0])
+        return Priced(best, [seen.chain for _, seen in used if seen.chain is not None])
 
-    def _factor(self, boxes: Boxes, over: Floats, least: Floats, prices: Prices) -> float:
-        """Return a factor by which no replica outweighs the prices, as small as halving makes it.
+    def _enough(self, best: float | None, enough: float | None) -> bool:
+        return enough is not None and best is not None and not self.goal.better(best, enough)
 
-        Where value − price is largest the price may be far above the least of its box: what a box has over the prices
-        times the factor says more than over/least.
+    def _round(self, boxes: Boxes, prices: Prices) -> tuple[Boxes, float, list[Seen]]:
+        """Split boxes and find chains until enough of them outweigh the prices, or nothing does.
+
+        Returns
+        -------
+        tuple
+            The boxes, by what share of its price any replica outweighs the prices at most, and replicas that do.
         """
-        low, high = 1.0, 1.0 + _largest_ratio(over, least)
-        hot = np.flatnonzero(over > 0.0)
-        while len(hot) and high - low > FACTOR and not self.budget.exhausted():
-            middle = 0.5 * (low + high)
-            own = boxes.take(hot)
-            still = self.weigh(own, prices.times(middle))[0] > 0.0
-            if still.any():
-                low, hot = middle, hot[still]
-            else:
-                high = middle
-        return high
+        over, least = self.weigh(boxes, prices)
+        exact, fresh = np.zeros(len(boxes), dtype=bool), np.zeros(len(boxes), dtype=bool)
+        found: list[Seen] = []
+        looked = 0
+        while not self.budget.exhausted() and len(found) < TAKEN and (found or looked < MOST_LOOKED):
+            hot = over > CLOSE * least
+            rough = self.maker.splittable(boxes, FINE)
+            fine = np.flatnonzero(hot & ~rough & ~exact)
+            if len(fine):
+                fine = fine[np.argsort(-over[fine] / least[fine], kind="stable")][:AT_ONCE]
+                own, taken = self._chains(boxes, fine, prices, least)
+                over[fine] = np.minimum(over[fine], own)
+                exact[fine] = True
+                found += taken
+                looked += len(fine)
+                continue
+            # First down to fine boxes, then the others, and only then finer ones.
+            choices = (hot & rough & fresh, hot & rough, hot & self.maker.splittable(boxes, FINEST))
+            rows = next((some for choice in choices if len(some := np.flatnonzero(choice))), None)
+            if rows is None:
+                break
+            rows = _foremost(rows, boxes.point[rows], over[rows] / least[rows])
+            children = self.maker.halves(boxes.take(rows))
+            kept = np.ones(len(boxes), dtype=bool)
+            kept[rows] = False
+            own, own_least = self.weigh(children, prices)
+            boxes = joined([boxes.take(kept), children])
+            over, least = np.concatenate([over[kept], own]), np.concatenate([least[kept], own_least])
+            exact = np.concatenate([exact[kept], np.zeros(len(children), dtype=bool)])
+            fresh = np.arange(len(boxes)) >= len(boxes) - len(children)
+        return boxes, _largest_ratio(over, least), found
 
     def _proven(self, prices: Prices, factor: float) -> float:
         return prices.base + prices.scale * (factor if self.goal.maximised else 1.0 / factor)
 
-    def _close(self, best: float, reached: float, enough: float | None) -> bool:
-        """Return whether the bound is as good as it gets, or as is asked."""
-        if abs(best - reached) <= CLOSE * abs(reached):
-            return True
-        return enough is not None and not self.goal.better(best, enough)
+    def _tightened(self) -> bool:
+        """Leave out replicas that take more of a kind than there is; return whether there were any.
+
+        They bring prices near soon, but none can be placed.
+        """
+        limits, before = self.limits[: len(self.counts)], len(self.seen)
+        self.loose = False
+        self.seen = [own for own in self.seen if (own.devices <= limits).all()]
+        return len(self.seen) < before
 
     def _duals(self) -> tuple[Floats, float] | None:
         """Solve the programme over the replicas seen; return its duals and its value."""
         from scipy.optimize import linprog
 
         problem, maximised = self.goal.problem, self.goal.maximised
-        if not self.sketches:
+        if not self.seen:
             return None
-        devices = np.array([own.devices for own in self.sketches]).reshape(len(self.sketches), -1)
-        rates = np.array([own.value for own in self.sketches])
+        devices = np.array([own.devices for own in self.seen]).reshape(len(self.seen), -1)
+        rates = np.array([own.value for own in self.seen])
         costs = -rates if maximised else devices @ self.weights
         scale = 1.0 / max(float(np.abs(costs).max(initial=0.0)), 1e-300)
         rows = [*devices.T, np.ones(len(rates)), devices.sum(axis=1)]
@@ -211,44 +247,28 @@ class Pricing:
     def _weight(self, kind: int) -> float:
         return self.goal.price([kind]) if self.goal.problem.objective == "cost" else 1.0
 
-    def _split(self, boxes: Boxes, prices: Prices) -> tuple[Boxes, Floats, Floats]:
-        """Split the boxes that may outweigh the prices; return boxes, by how much each may, and its least price."""
-        over, least = self.weigh(boxes, prices)
-        for _ in range(SPLITS):
-            hot = np.flatnonzero((over > CLOSE * (least + prices.replica)) & self.maker.splittable(boxes))
-            if not len(hot) or self.budget.exhausted():
-                break
-            hot = _foremost(hot, boxes.point[hot], over[hot] / np.maximum(least[hot] + prices.replica, 1e-300))
-            children = self.maker.halves(boxes.take(hot))
-            kept = np.ones(len(boxes), dtype=bool)
-            kept[hot] = False
-            own, own_least = self.weigh(children, prices)
-            boxes = joined([boxes.take(kept), children])
-            over, least = np.concatenate([over[kept], own]), np.concatenate([least[kept], own_least])
-        return boxes, over, np.maximum(least + prices.replica, 1e-300)
-
     def weigh(self, boxes: Boxes, prices: Prices) -> tuple[Floats, Floats]:
         """Return by how much a replica of each box may outweigh its devices, and the least that those are worth."""
         over, least = np.zeros(len(boxes)), np.zeros(len(boxes))
         for number in np.unique(boxes.point):
             rows = np.flatnonzero(boxes.point == number)
             over[rows], least[rows] = self._weigh(int(number), boxes.take(rows), prices)
-        return over, least
+        return over, np.maximum(least + prices.replica, 1e-300)
 
     def _weigh(self, number: int, boxes: Boxes, prices: Prices) -> tuple[Floats, Floats]:
         point, (amounts, layers) = self.maker.points[number], self.maker.classes[number]
-        kinds = list(point.kinds)
-        price = point.degree * prices.devices[kinds]
-        holds = np.where(boxes.holds[:, kinds] > 0.0, boxes.holds[:, kinds], 1e-12)
-        slope = boxes.chord[:, 1]
-        hops = (boxes.stages[:, 0] - 1) * (0.0 if self.maker.ceilings.tokens else point.hops[0])
-        spare = boxes.spare[:, kinds].max(axis=1)
+        groups = len(point.groups)
+        price = point.groups @ prices.devices
+        holds = np.where(boxes.holds[:, :groups] > 0.0, boxes.holds[:, :groups], 1e-12)
+        top, slope = chord(boxes.curve).T
+        hops = (boxes.stages[:, 0] - 1) * (0.0 if self.maker.ceilings.tokens else float(point.hops[:, 0].min()))
+        spare = boxes.spare[:, :groups].max(axis=1)
         net = np.full(len(boxes), -np.inf)
         least = np.zeros(len(boxes))
         shares, seconds = layers[:, 0], layers[:, 1:]
         alone = slope[:, None] * seconds.min(axis=1)
         usual = int((amounts * shares).argmax())
-        rooms = holds * (np.array(self.counts)[kinds] / point.degree) / max(float(shares[usual]), 1e-300)
+        rooms = holds * point.there / max(float(shares[usual]), 1e-300)
         total, others = float(amounts @ shares), np.delete(np.arange(len(amounts)), usual)
         slowness = slope[:, None] * seconds[usual][None, :] / max(float(shares[usual]), 1e-300)
         for multiplier in _multipliers(price, holds, slowness):
@@ -264,65 +284,99 @@ class Pricing:
                 whole = whole + amounts[c] * best
                 saved = np.maximum(saved, (best - alone[:, c]) / max(float(shares[c]), 1e-300))
             net = np.maximum(net, whole - saved * spare - stages)
-        return boxes.chord[:, 0] - slope * hops - net - prices.replica, least
+        return top - slope * hops - net - prices.replica, least
 
-    def _take_in(self, boxes: Boxes, over: Floats, least: Floats, prices: Prices) -> bool:
-        """Take in the replicas of the boxes that outweigh the prices most; return whether any does."""
-        fine = np.flatnonzero((over > CLOSE * least) & ~self.maker.splittable(boxes))
-        taken = 0
-        seen: set[tuple[int, int]] = set()
-        for row in fine[np.argsort(-over[fine] / least[fine], kind="stable")]:
-            key = (int(boxes.point[row]), int(boxes.stages[row, 1]))
-            if key in seen:
-                continue
-            seen.add(key)
-            sketch = self._sketch(boxes, int(row), prices)
-            if sketch is not None:
-                self.sketches.append(sketch)
-                taken += 1
-            if taken >= TAKEN or len(seen) >= 3 * TAKEN:
-                break
-        return taken > 0
+    def _chains(self, boxes: Boxes, rows: Ints, prices: Prices, least: Floats) -> tuple[Floats, list[Seen]]:
+        """Return by how much a chain of each box may outweigh the prices, and chains that do.
 
-    def _sketch(self, boxes: Boxes, row: int, prices: Prices) -> Sketch | None:
-        """Return the replica of a box that outweighs the prices most, by a linear programme."""
-        from scipy.optimize import linprog
+        The value M·b/(s + D) lies below its chord over the range of s. Where the chain that costs least under the
+        chord does not reach it the range is cut there, and each part has a chord of its own. Where the chain takes
+        more of a kind than there is, each of that kind is fined and what there is of it refunded.
+        """
+        over, found = np.full(len(rows), -np.inf), []
+        parts = [_Part(row, curve, np.zeros(len(self.counts))) for row, curve in enumerate(boxes.curve[rows])]
+        for number in range(CUTS + 1):
+            left: list[_Part] = []
+            for run in runs(boxes.stages[rows[[part.row for part in parts]], 1]):
+                some = [parts[place] for place in run]
+                own, fines = boxes.take(rows[[part.row for part in some]]), np.array([part.fines for part in some])
+                lines = chord(np.array([part.curve for part in some]))
+                paths = shortest(self.maker, own, prices.devices + fines, lines[:, 1])
+                beyond = lines[:, 0] - paths.totals + fines @ self.limits[: len(self.counts)] - prices.replica
+                for place, part in enumerate(some):
+                    part.beyond = min(part.beyond, float(beyond[place]))
+                    if part.beyond > CLOSE * least[rows[part.row]]:
+                        seen, total_s = self._follow(own, paths, place)
+                        excess = seen.devices - self.limits[: len(self.counts)]
+                        if (self.loose or (excess <= 0.0).all()) and seen.value > _price(seen, prices) * (1 + CLOSE):
+                            found.append(seen)
+                        if number < CUTS:
+                            more = part.halves(total_s) or part.fined(excess)
+                            left += more
+                            if more:
+                                continue
+                    over[part.row] = max(over[part.row], part.beyond)
+            parts = left
+        return over, _best_of(found, prices)
 
-        number = int(boxes.point[row])
-        point, (amounts, layers) = self.maker.points[number], self.maker.classes[number]
-        kinds, holds = list(point.kinds), boxes.holds[row][list(point.kinds)]
-        count, classes = len(kinds), len(amounts)
-        alpha, beta = boxes.chord[row]
-        price = point.degree * prices.devices[kinds]
-        costs = np.concatenate([price, (beta * layers[:, 1:]).ravel()])
-        cover = np.zeros((count, count + classes * count))
-        cover[:, :count] = -np.diag(holds)
-        for c in range(classes):
-            cover[:, count + c * count : count + (c + 1) * count] += layers[c, 0] * np.eye(count)
-        equal = np.zeros((classes, count + classes * count))
-        for c in range(classes):
-            equal[c, count + c * count : count + (c + 1) * count] = 1.0
-        stages = np.concatenate([np.ones(count), np.zeros(classes * count)])
-        limits = [self.counts[kind] / point.degree for kind in kinds] + [None] * (classes * count)
-        found: Any = linprog(
-            costs,
-            A_ub=np.concatenate([cover, [stages, -stages]]),
-            b_ub=np.concatenate([boxes.spare[row][kinds], [boxes.stages[row, 1], -boxes.stages[row, 0]]]),
-            A_eq=equal,
-            b_eq=amounts.astype(np.float64),
-            bounds=[(0.0, limit) for limit in limits],
-            method="highs",
+    def _follow(self, boxes: Boxes, paths: Paths, row: int) -> tuple[Seen, float]:
+        """Return the replica that the least chain of a box stands for (of rate 0 where it breaks an SLO), and its s."""
+        maker, point = self.maker, self.maker.points[int(boxes.point[row])]
+        stages, devices = paths.chain(row), np.zeros(len(self.counts))
+        prefill, decode = [], []
+        for number, (place, start, stop) in enumerate(stages):
+            final = number == len(stages) - 1
+            behind = (0.0, point.back if number else 0.0) if final else point.hops[place]
+            prefill.append(float(point.prefill[place, stop] - point.prefill[place, start]) + float(behind[0]))
+            decode.append(float(point.decode[place, stop] - point.decode[place, start]) + float(behind[1]))
+            devices += point.groups[place]
+        work, total_s = float(boxes.curve[row, 0]), math.fsum(prefill)
+        micro, slo = work / point.batch, maker.ceilings.slo
+        interval = max(micro * max(decode), math.fsum(decode))
+        cycle = (
+            interval if maker.ceilings.tokens else total_s + (micro - 1) * max(prefill) + maker.fleet.steps * interval
         )
-        if found.x is None:
-            return None
-        hops = (boxes.stages[row, 0] - 1) * (0.0 if self.maker.ceilings.tokens else point.hops[0])
-        value = alpha - beta * (hops + float((layers[:, 1:].ravel() * found.x[count:]).sum()))
-        devices = np.zeros(len(self.counts))
-        devices[kinds] = point.degree * found.x[:count]
-        worth = float(prices.devices @ devices) + prices.replica
-        if value <= worth * (1 + SLACK):
-            return None
-        return Sketch(value, devices, point.degree, point.batch, int(boxes.stages[row, 1]))
+        holds = total_s <= slo.ttft_s and interval <= slo.token_s
+        order = [tuple(map(int, point.groups[place])) for place, _, _ in stages]
+        cuts = (0, *(stop for _, _, stop in stages))
+        chain = Chosen(point.degree, point.batch, tuple(order), cuts)
+        return Seen(work / cycle if holds and cycle > 0.0 else 0.0, devices, chain), total_s
+
+
+@dataclass(slots=True)
+class _Part:
+    """A part of a box's range of s, what is fined there by kind, and by how much a chain may outweigh the prices."""
+
+    row: int
+    curve: Floats
+    fines: Floats
+    beyond: float = math.inf
+
+    def halves(self, total_s: float) -> list[_Part]:
+        """Return the parts below and above `total_s`; none where it is at an end."""
+        if not self.curve[2] < total_s < self.curve[3]:
+            return []
+        below, above = self.curve.copy(), self.curve.copy()
+        below[3], above[2] = total_s, total_s
+        return [_Part(self.row, curve, self.fines, self.beyond) for curve in (below, above)]
+
+    def fined(self, excess: Floats) -> list[_Part]:
+        """Return the part with other fines (a subgradient step); none where no kind is overdrawn."""
+        if (excess <= 0.0).all():
+            return []
+        step = np.where((excess > 0.0) | (self.fines > 0.0), excess, 0.0)
+        fines = np.maximum(self.fines + self.beyond * step / float(step @ step), 0.0)
+        return [_Part(self.row, self.curve, fines, self.beyond)]
+
+
+def _price(own: Seen, prices: Prices) -> float:
+    return float(prices.devices @ own.devices) + prices.replica
+
+
+def _best_of(found: Sequence[Seen], prices: Prices) -> list[Seen]:
+    """Return the replicas that outweigh the prices most, each vector of devices once."""
+    ranked = sorted(found, key=lambda own: own.value / _price(own, prices))
+    return list({tuple(own.devices): own for own in ranked}.values())[::-1][:TAKEN]
 
 
 def _foremost(rows: Ints, groups: Ints, merit: Floats) -> Ints:

@@ -14,7 +14,7 @@ from gpuplan.profiles.problems.deployment import DeploymentProblem
 from gpuplan.solvers.deployment.bounds import Bound, bound, exact_bound, few_vectors
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.chain import Slo
-from gpuplan.solvers.deployment.choice import Market, Pick, with_handicap
+from gpuplan.solvers.deployment.choice import Market, Pick, by_kinds, with_handicap
 from gpuplan.solvers.deployment.columns import (
     MOST_VECTORS,
     Column,
@@ -30,7 +30,7 @@ from gpuplan.solvers.deployment.fleet import Fleet, memory_bytes
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.lattice import Lattice
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
-from gpuplan.solvers.deployment.mixed import chain_columns, sketched_columns
+from gpuplan.solvers.deployment.mixed import chain_columns
 from gpuplan.solvers.deployment.moving import kept_columns, moved_bytes, placement_of, resident_shares, total_weights
 from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
@@ -48,12 +48,14 @@ SOLVER = "deploy"
 PROOF = 1e-9
 #: Choices made anew at most because a link would be overdrawn.
 LINK_ROUNDS = 3
+#: Share of its value that a replica may lose on other devices before they are searched anew.
+MOVING = 0.01
 #: Seconds set aside for the answer: in any case, for each device and for each kind; of the limit at most this share.
 WRITING_S, DEVICE_S, KIND_S, MOST_WRITING = 0.005, 2.0e-4, 0.01, 0.4
 #: Share of the time left that candidates may take, and that where the bound brings candidates of its own.
 CANDIDATES = 0.5
 FEW_CANDIDATES = 0.3
-#: Share of the time left then that the bound may take.
+#: Share of the time left that the bound may take where it brings candidates.
 BOUND = 0.75
 
 #: Bytes a search takes for each device where none are alike: what can be refused before devices are told into kinds.
@@ -228,25 +230,28 @@ class _Search:
         self._tell("bound", placed.objective if placed else None, None)
         known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns]
         objective = placed.objective if placed else None
-        self.bounding = self._share(1.0 if self.ceilings.families is None else BOUND)
+        self.bounding = self._share(1.0 if len(self.fleet.kinds) == 1 else BOUND)
         proven = bound(self.fleet, self.ceilings, self.goal, objective, self.bounding, known)
-        if (proven.sketches or proven.chains) and self.current is None:
-            placed = self._with_sketches(placed, columns, makes, proven)
+        if proven.chains and self.current is None:
+            placed = self._with_chains(placed, columns, makes, proven)
         if makes is None and self.current is None:
             placed, proven = self._exactly(placed, proven)
         if placed is None:
             return self._without_plan(proven)
         return self._answer(placed, proven, decision)
 
-    def _with_sketches(
+    def _with_chains(
         self, placed: Placed | None, columns: list[Column], makes: Sequence[Make] | None, proven: Bound
     ) -> Placed | None:
         """Choose again with the replicas that the bound is made of; return the better choice."""
         more = chain_columns(self.fleet, self.shaper, makes, proven.chains, self._share())
-        if makes is not None:
-            more += sketched_columns(self.fleet, self.shaper, makes, proven.sketches, self._share())
         self.work += len(more)
-        found = self._choose([*columns, *more], makes) if more else None
+        columns = [*columns, *more]
+        found = self._choose(columns, makes) if more else None
+        if makes is not None and more:
+            other = self._choose(by_kinds(self.fleet, columns), makes, by_kind=True)
+            if other is not None and (found is None or self.goal.better(other.objective, found.objective)):
+                found = other
         if found is None or (placed is not None and not self.goal.better(found.objective, placed.objective)):
             return placed
         self.notes.append(f"{len(more)} replicas over unequal pieces that the bound asks for")
@@ -263,7 +268,7 @@ class _Search:
         found = self._choose(columns, None) if columns else None
         if found is not None and (placed is None or self.goal.better(found.objective, placed.objective)):
             placed = found
-        return placed, dataclasses.replace(exact_bound(self.fleet, self.goal, columns), sketches=(), chains=())
+        return placed, dataclasses.replace(exact_bound(self.fleet, self.goal, columns), chains=())
 
     def _proves(self, limit: float | None, placed: Placed | None) -> bool:
         assert limit is not None
@@ -331,10 +336,11 @@ class _Search:
         demand: float | None = None,
         *,
         hold: bool = False,
+        by_kind: bool = False,
     ) -> Placed | None:
         """Return the best choice whose links hold: slowed down, or made anew where that costs too much.
 
-        `demand` replaces the problem's; with `hold` every kept replica stays.
+        `demand` replaces the problem's; with `hold` every kept replica stays; `by_kind` as for `Market`.
         """
         goal = self.goal
         if demand is not None:
@@ -342,7 +348,7 @@ class _Search:
         best: Placed | None = None
         for _ in range(LINK_ROUNDS):
             market = self._market(columns, makes, goal)
-            market.hold = hold
+            market.hold, market.by_kind = hold, by_kind
             _, picks = market.choose()
             if not picks:
                 break
@@ -385,7 +391,7 @@ class _Search:
                 for old, new in zip(olds, news, strict=True)
             }
             replica = self.shaper.moved(column.replica, swap)
-            if replica is None or replica.value < column.replica.value * (1 - 1e-9):
+            if replica is None or replica.value < column.replica.value * (1 - MOVING):
                 other = self.shaper.best(list(swap.values()))
                 replica = max((own for own in (replica, other) if own is not None), key=lambda own: own.value)
             replicas.append(replica)

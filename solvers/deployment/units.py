@@ -29,8 +29,9 @@ class Units:
         self.fleet = fleet
         self._stages: dict[tuple[Any, ...], tuple[Floats, Floats]] = {}
         self._shifted: dict[tuple[Any, ...], Floats] = {}
-        self._nearest: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
+        self._nearest: dict[tuple[int, int], list[tuple[Floats, Floats, float]]] = {}
         self._links: dict[tuple[int, int], list[tuple[GroupLink, GroupLink] | None]] = {}
+        self._sorts: dict[int, list[tuple[int, ...]]] = {}
         boundary = fleet.boundary[:-1]
         self._even_cuts = bool((boundary == boundary[0]).all()) if len(boundary) else True
 
@@ -146,26 +147,49 @@ class Units:
         alike = self._even_cuts and len({tuple(sorted(set(kinds))) for kinds in groups}) == 1
         return Chain(tuple(prefill), tuple(decode), batch, micro, fleet.steps, alike)
 
-    def nearest_hops(self, degree: int, batch: int) -> tuple[Floats, Floats, float]:
-        """Return bounds below every hop: seconds by cut of a prefill and a decode hop, and of the return hop.
+    def sorts(self, degree: int) -> list[tuple[int, ...]]:
+        """Return the groups of `degree` devices that some island holds, as counts by kind."""
+        if degree not in self._sorts:
+            found: set[tuple[int, ...]] = set()
+            for members in self.fleet.network.samples:
+                held = np.bincount(self.fleet.kind_of[list(members)], minlength=len(self.fleet.kinds))
+                kinds = [kind for kind, count in enumerate(held) if count]
+                for group in itertools.combinations_with_replacement(kinds, degree):
+                    own = tuple(group.count(kind) for kind in range(len(held)))
+                    if all(count <= most for count, most in zip(own, held, strict=True)):
+                        found.add(own)
+            self._sorts[degree] = sorted(found)
+        return self._sorts[degree]
 
-        Where no island holds two groups of `degree` devices, every hop leaves an island.
+    def nearest_hops(self, degree: int, batch: int) -> tuple[Floats, Floats, float]:
+        """Return bounds below every hop: seconds by cut of a prefill and a decode hop, and of the return hop."""
+        found = self.hops_from(degree, batch)
+        prefill, decode = np.min([own[0] for own in found], axis=0), np.min([own[1] for own in found], axis=0)
+        return prefill, decode, min(own[2] for own in found)
+
+    def hops_from(self, degree: int, batch: int) -> list[tuple[Floats, Floats, float]]:
+        """Return by kind bounds below every hop from a group of `degree` devices with one of the kind in it.
+
+        Seconds by cut of a prefill and of a decode hop, and of the return hop. Where no island with such a device holds
+        two groups, every hop leaves an island.
         """
         key = (degree, batch)
         if key not in self._nearest:
             fleet = self.fleet
             tables, prompt = fleet.hops(batch), fleet.problem.workload.prompt_tokens
-            apart = 2 * degree > max(map(len, fleet.islands))
-            prefill, decode, back_s = (
-                _least_transfers(fleet.network.distinct(table, apart=apart), messages)
-                for table, messages in (
-                    (tables.prefill, batch * prompt * fleet.boundary),
-                    (tables.decode, batch * fleet.boundary),
-                    (tables.back, np.array([float(TOKEN_BYTES * batch)])),
-                )
+            messages = (
+                (tables.prefill, batch * prompt * fleet.boundary),
+                (tables.decode, batch * fleet.boundary),
+                (tables.back, np.array([float(TOKEN_BYTES * batch)])),
             )
-            back = float(back_s[0]) if fleet.problem.return_hop else 0.0
-            self._nearest[key] = (prefill, decode, back)
+            self._nearest[key] = []
+            for kind, largest in enumerate(fleet.network.largest):
+                prefill, decode, back_s = (
+                    _least_transfers(fleet.network.distinct(table, apart=bool(2 * degree > largest), sender=kind), own)
+                    for table, own in messages
+                )
+                back = float(back_s[0]) if fleet.problem.return_hop else 0.0
+                self._nearest[key].append((prefill, decode, back))
         return self._nearest[key]
 
     def best_times(self, kinds: Sequence[int], degree: int, batch: int) -> GroupTimes | None:

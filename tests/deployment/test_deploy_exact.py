@@ -168,13 +168,18 @@ def test_pairs_are_those_of_the_dense_tables(random_case, two_hosts):
         latency, slowness = network.block(compact, every)
         assert (latency == dense.latency_s).all()
         assert (slowness == dense.s_per_byte).all()
+        halves = Network(Router(topology), parts, island_of, np.arange(len(numbers)) % 2)
         for apart in (False, True):
             pairs = {
-                (float(latency[a, b]), float(slowness[a, b]))
+                (a, float(latency[a, b]), float(slowness[a, b]))
                 for a, b in itertools.permutations(every, 2)
                 if not (apart and island_of[a] == island_of[b])
             }
-            assert {tuple(row) for row in network.distinct(compact, apart=apart).tolist()} == pairs
+            found = {tuple(row) for row in network.distinct(compact, apart=apart, sender=0).tolist()}
+            assert found == {own[1:] for own in pairs}
+            for kind in (0, 1) if len(numbers) > 1 else ():
+                some = {tuple(row) for row in halves.distinct(compact, apart=apart, sender=kind).tolist()}
+                assert {own[1:] for own in pairs if own[0] % 2 == kind} <= some <= found
 
 
 def test_many_vectors_get_no_lattice(make_cluster, four_layers, ideal_costs):
