@@ -36,7 +36,7 @@ from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Units
-from gpuplan.solvers.limits import Budget, Limits, Progress, refuse_memory
+from gpuplan.solvers.limits import Budget, Limits, Progress, checked_limits, refuse_memory
 from gpuplan.solvers.result import Report, Result, Status, relative_gap
 
 if TYPE_CHECKING:
@@ -135,32 +135,11 @@ def deploy(
     UnsupportedError
         More unlike devices than link tables are kept for, or more memory than is allowed.
     """
-    limits = _limits(time_limit_s, work_limit, threads, memory_limit_bytes, cancel, on_progress)
+    limits = checked_limits(Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes))
     devices = problem.topology.num_devices
     refuse_memory(f"a deployment over {devices:,} devices", float(UNLIKE_DEVICE_BYTES * devices), limits)
     switch = _switch(move_cost, hysteresis)
     return _Search(problem, Budget(limits), seed, current, switch).run()
-
-
-def _limits(
-    time_limit_s: float | None,
-    work_limit: int | None,
-    threads: int,
-    memory_limit_bytes: int | None,
-    cancel: Callable[[], bool] | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Limits:
-    if memory_limit_bytes is not None and memory_limit_bytes < 1:
-        raise UsageError(f"expected a memory limit of at least 1 byte, got {memory_limit_bytes!r}")
-    if time_limit_s is not None and not time_limit_s > 0.0:
-        raise UsageError(f"expected a time limit above 0 s, got {time_limit_s!r}")
-    if work_limit is not None and work_limit < 1:
-        raise UsageError(f"expected a work limit of at least 1, got {work_limit!r}")
-    if threads < 1:
-        raise UsageError(f"expected at least 1 thread, got {threads!r}")
-    if time_limit_s is not None and math.isinf(time_limit_s):
-        time_limit_s = None
-    return Limits(time_limit_s, work_limit, threads, cancel, on_progress, memory_limit_bytes)
 
 
 def _searching(budget: Budget, fleet: Fleet) -> Budget:
