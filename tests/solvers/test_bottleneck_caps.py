@@ -236,6 +236,27 @@ def test_caps_agree_with_one_pass_over_maxima(instances: ModuleType, return_hop:
         assert caps.bound == pytest.approx(plain.bound, rel=1e-9)
 
 
+def test_caps_just_below_a_stage_leave_it_out_where_all_layers_take_a_thousand_times_as_long(
+    instances: ModuleType,
+) -> None:
+    """Rounding of long times leaves no stage within a cap that is below it by what optima are told apart by."""
+    core = _core(class_tables(_unlike(instances, 3, return_hop=False)))
+    step = float(np.diff(core.prefix).max())
+    core.prefix[:, 1:] += 1000.0 * step  # the first layer takes that long on every device
+    bounds = CapBounds(cap_core(core), Budget(Limits()))
+    source, earliest = bounds.edges.source, bounds.edges.earliest
+    seen = 0
+    for k, d in enumerate(source):
+        for i in range(1, core.num_layers - 1):
+            stage = float(earliest[k, i + 1] - core.prefix[d, i])  # layer i and the hop behind it, or a later end
+            if bounds.furthest[d, i] <= i or not np.isfinite(stage):
+                continue
+            seen += 1
+            assert bounds.cap(stage).reach[i, k] > i
+            assert bounds.cap(stage * (1.0 - bottleneck_caps.EXACT)).reach[i, k] <= i
+    assert seen > 20
+
+
 def test_cancelling_keeps_the_incumbent(instances: ModuleType) -> None:
     """A search stopped after some looks at the caller hands back a plan with a bound not above it."""
     problem = _unlike(instances, 1, return_hop=True)
