@@ -96,7 +96,6 @@ class Pricing:
         self.maker, self.goal, self.counts, self.budget = maker, goal, counts, budget
         self.seen: list[Seen] = []
         self.uses: Floats = np.zeros(0)
-        self.loose = True
         problem, most = goal.problem, sum(counts)
         self.weights = np.array([self._weight(kind) for kind in range(len(counts))])
         self.limits = np.array([*counts, problem.max_replicas or most, problem.max_devices or most], dtype=np.float64)
@@ -127,6 +126,7 @@ class Pricing:
             if prices is None:
                 break
             boxes, ratio, found = self._round(boxes, prices)
+            late = not found and ratio > CLOSE
             found = [own for own in found if own.value > rates.get(tuple(own.devices), 0.0)]
             rates.update((tuple(own.devices), own.value) for own in found)
             value = self._proven(prices, 1.0 + ratio)
@@ -136,13 +136,9 @@ class Pricing:
                 best, centre = value, tried
             if self._enough(best, enough) or self.budget.exhausted() or len(boxes) > MOST_BOXES:
                 break
-            late = not found and ratio > CLOSE
             met = best is not None and abs(best - reached) <= CLOSE * abs(reached)
             if met or stalled >= STALLED or (share == 0.0 and not (found or late)):
-                if not self._tightened():
-                    break
-                share, stalled = CENTRED, 0
-                continue
+                break
             # Where nothing outweighs them go nearer to the programme's own, where nothing that does is found less near.
             share = CENTRED if found else 0.5 * (1.0 + share) if late else 0.5 * share
             self.seen += found
@@ -194,16 +190,6 @@ class Pricing:
 
     def _proven(self, prices: Prices, factor: float) -> float:
         return prices.base + prices.scale * (factor if self.goal.maximised else 1.0 / factor)
-
-    def _tightened(self) -> bool:
-        """Leave out replicas that take more of a kind than there is; return whether there were any.
-
-        They bring prices near soon, but none can be placed.
-        """
-        limits, before = self.limits[: len(self.counts)], len(self.seen)
-        self.loose = False
-        self.seen = [own for own in self.seen if (own.devices <= limits).all()]
-        return len(self.seen) < before
 
     def _duals(self) -> tuple[Floats, float] | None:
         """Solve the programme over the replicas seen; return its duals and its value."""
@@ -308,7 +294,7 @@ class Pricing:
                     if part.beyond > CLOSE * least[rows[part.row]]:
                         seen, total_s = self._follow(own, paths, place)
                         excess = seen.devices - self.limits[: len(self.counts)]
-                        if (self.loose or (excess <= 0.0).all()) and seen.value > _price(seen, prices) * (1 + CLOSE):
+                        if (excess <= 0.0).all() and seen.value > _price(seen, prices) * (1 + CLOSE):
                             found.append(seen)
                         if number < CUTS:
                             more = part.halves(total_s) or part.fined(excess)
