@@ -42,6 +42,8 @@ BY_NEAR = Rung(150, 0, 1e-3)
 SLACKS = (0.02, 0.002)
 #: Caps halved for a first plan there.
 HALVINGS = 10
+#: Least seconds that hops of less detail take for each pair of classes: 3.5-4.2 s at 4,096 of them.
+HOPS_S = 2e-7
 #: Edges from which a first bound takes the least hop out of each class.
 MANY_EDGES = 150
 
@@ -95,6 +97,11 @@ class Part:
         self._whole.lower = max(self._whole.lower, self.lower)
         return self._whole
 
+    @property
+    def _too_late(self) -> bool:
+        """Whether many classes are yet to be linked and the time left does not suffice for it."""
+        return self.wide and self._whole is None and self.budget.remaining_s < HOPS_S * self.core.num_classes**2
+
     def bound(self) -> None:
         """Raise the bound by prices of the coarsest space."""
         if self.bounded or self.budget.exhausted():
@@ -105,6 +112,8 @@ class Part:
             return
         if self.wide:
             self._walk()
+            if self._too_late:
+                return
         space = self.whole
         few = len(space.core.edges.source) <= MANY_EDGES
         space.bound(space.bounds if few else CapBounds(space.core, self.budget, by_least_hop(self.core)), FIRST)
@@ -124,7 +133,7 @@ class Part:
             self.kinds.climb(SHORT_LADDER)
             if not truncated:
                 self.kinds.finish()
-        if self.settled or self.budget.exhausted():
+        if self.settled or self.budget.exhausted() or self._too_late:
             return
         if self.wide:
             self._climb_among_few(truncated)

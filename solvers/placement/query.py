@@ -139,12 +139,13 @@ class Session:
             stopped, rest = rest, last_resort(core, rest, self.budget)
             if query.bottleneck and rest.path is not None:
                 rest = _as_bottleneck(self.tables, stopped, rest.path)
-        bound = rest.bound
+        bound, proven = rest.bound, rest.proven
         if not (rest.proven or query.bottleneck or query.any_plan):
             from gpuplan.solvers.placement.cheap import plain_bound
 
-            bound = max(bound, min(plain_bound(core), rest.value))
-        return _better(best, Answer(rest.value, rest.path, bound, rest.proven, rest.by_count))
+            plain = plain_bound(core)
+            bound, proven = max(bound, min(plain, rest.value)), rest.path is not None and plain >= rest.value
+        return _better(best, Answer(rest.value, rest.path, bound, proven, rest.by_count))
 
     def _may_round(self, query: Query, core: Core) -> bool:
         """Whether the large engine is to answer, and a rounded problem may bound its plans before within the limits."""
