@@ -81,7 +81,6 @@ class _Search(Sweep[RegionLabels]):
         self.crossing = crossing
         self.walk = RegionStates(
             instance,
-            crossing.regions.tolist(),
             prices,
             min(slack, options.window),
             budget,
@@ -133,7 +132,7 @@ class _Search(Sweep[RegionLabels]):
         rows = self.walk.rows
         if layer == 0:
             return self.crossing.from_source(rows[cover])
-        return self.crossing.step(labels.rho[parent], rows[labels.ended[parent]], rows[cover])
+        return self.crossing.step(labels.rho[parent], rows, labels.ended[parent], cover)
 
     def _needed(self, labels: RegionLabels, parent: IntArray, notes: IntArray, rho: IntArray, layer: int) -> IntArray:
         """Return the children all of whose variants let less flow through."""

@@ -37,8 +37,6 @@ class RegionStates:
     ----------
     instance
         Its kinds are groups: nodes of equal throughput in the same region.
-    regions
-        Region of each group.
     window, pool, most_rows, branch
         As for `Automaton`.
     """
@@ -46,7 +44,6 @@ class RegionStates:
     def __init__(
         self,
         instance: Instance,
-        regions: Sequence[int],
         prices: Prices,
         window: float,
         budget: Budget,
@@ -55,7 +52,7 @@ class RegionStates:
         most_rows: int,
         branch: int | None = None,
     ) -> None:
-        items = _with_shorter_ones(instance, prices.items)
+        items, worth_of = _with_shorter_ones(instance, prices.items)
         self.items = items
         self.window = window
         self._first_growth = Growth(instance, prices, budget, items=items, most_rows=most_rows, branch=branch)
@@ -67,7 +64,7 @@ class RegionStates:
         left = np.arange(self._offset[-1]) - self._offset[self._item_of] + 1
         self._left = left
         self._promise = items.value[self._item_of][:, None] * (left[:, None] > np.arange(self._growth.width))
-        self._describe = _descriptions(items, regions, self._groups)
+        self._describe = _descriptions(items, worth_of, len(prices.items.value))
         self._shortens = self._shortenable(prices.items)
         self._acts = Numbered(int(self._offset[-1]), np.uint16)
         self._rows = Numbered(self._describe.shape[1])
@@ -84,7 +81,7 @@ class RegionStates:
 
     @property
     def rows(self) -> IntArray:
-        """Ended and cover rows by number: nodes by group, then ticks by region."""
+        """Ended and cover rows by number: nodes by item of the prices."""
         rows: IntArray = self._rows.rows.astype(np.int64, copy=False)
         return rows
 
@@ -136,7 +133,7 @@ class RegionStates:
 
     def _note_variants(self, covers: Partial, cover: IntArray) -> tuple[IntArray, IntArray]:
         """Note every cover less one of its ranges; return where the variants of each cover start and end."""
-        total = cover[:, self._groups :].sum(axis=1)
+        total = cover @ self.items.value[: cover.shape[1]]
         spare = total - self._growth.target
         first = np.full(len(covers.picks), len(self.variants), dtype=np.int64)
         last = first.copy()
@@ -155,29 +152,23 @@ class RegionStates:
         return [(kind, layers - 1) in known for kind, layers in pairs]
 
 
-def _with_shorter_ones(instance: Instance, items: Items) -> Items:
-    """Return the items, then those that a longer one beats, worth what that one is worth."""
+def _with_shorter_ones(instance: Instance, items: Items) -> tuple[Items, IntArray]:
+    """Return the items, then those that a longer one beats, worth what that one is; and whose worth each has."""
     known = set(zip(items.kind.tolist(), items.layers.tolist(), strict=True))
     rows = []
-    for value, kind, layers in zip(items.value.tolist(), items.kind.tolist(), items.layers.tolist(), strict=True):
+    for at, (kind, layers) in enumerate(zip(items.kind.tolist(), items.layers.tolist(), strict=True)):
         shorter = layers - 1
         while shorter >= 1 and (kind, shorter) not in known:
-            rows.append((value, kind, shorter))
+            rows.append((at, shorter))
             shorter -= 1
-    extra = np.array(rows, dtype=np.int64).reshape(len(rows), 3)
-    return Items(
-        items.target,
-        np.concatenate([items.value, extra[:, 0]]),
-        np.concatenate([items.kind, extra[:, 1]]),
-        np.concatenate([items.layers, extra[:, 2]]),
-    )
+    extra = np.array(rows, dtype=np.int64).reshape(len(rows), 2)
+    worth_of = np.concatenate([np.arange(len(items.value)), extra[:, 0]])
+    layers_of = np.concatenate([items.layers, extra[:, 1]])
+    return Items(items.target, items.value[worth_of], items.kind[worth_of], layers_of), worth_of
 
 
-def _descriptions(items: Items, regions: Sequence[int], groups: int) -> IntArray:
-    """Return what a range on a layer adds to a row, by slot: one node to its group, its ticks to its region."""
-    region = np.array(regions, dtype=np.int64)
-    rows = np.zeros((len(items.layers), groups + int(region.max()) + 1), dtype=np.int64)
-    at = np.arange(len(items.layers))
-    rows[at, items.kind] = 1
-    rows[at, groups + region[items.kind]] = items.value
+def _descriptions(items: Items, worth_of: IntArray, columns: int) -> IntArray:
+    """Return what a range on a layer adds to a row, by slot: one node of its worth."""
+    rows = np.zeros((len(items.layers), columns), dtype=np.int64)
+    rows[np.arange(len(items.layers)), worth_of] = 1
     return np.repeat(rows, items.layers, axis=0)

@@ -7,6 +7,7 @@ Its kinds are groups: nodes of one kind in one part.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,15 +36,33 @@ class View:
     master: PriceMaster
     pool: PricePool
 
-    def search(self, target: int, options: Options, budget: Budget) -> tuple[Outcome, str]:
-        """Look for ranges that may pass the target (ticks); return the outcome and the kind of a bound it proves."""
+    def search(
+        self, target: int, options: Options, budget: Budget, quantile: float | None = None
+    ) -> tuple[Outcome, str]:
+        """Look for ranges that may pass the target (ticks); return the outcome and the kind of a bound it proves.
+
+        With a `quantile` every link between two parts is taken to be that quantile of them all, not the widest that any
+        node may have: what is found then is near what real links pass, and nothing is proven.
+        """
         prices = self.master.solve(target)
         if prices.impossible(self.instance.num_layers):
             return Outcome("impossible"), "configuration bound"
-        crossing = Crossing(self.problem, self.parts, prices.items.target, self.instance.tokens_per_tick)
+        problem = self.problem if quantile is None else self._alike(quantile)
+        crossing = Crossing(problem, self.parts, prices.items, self.instance.tokens_per_tick)
         pool = self.pool.scaled_to(prices)
         outcome = search_region_labels(self.instance, crossing, prices, options, budget, pool)
+        if quantile is not None and outcome.answer == "impossible":
+            outcome = dataclasses.replace(outcome, answer="missed")
         return outcome, "label search by regions"
+
+    def _alike(self, quantile: float) -> FlowProblem:
+        """Return the problem with links between two parts all alike."""
+        links = self.problem.link_tokens_per_s.copy()
+        part = np.array(self.parts)[self.problem.node_kinds]
+        for a, b in itertools.permutations(range(max(self.parts) + 1), 2):
+            at = np.ix_(part == a, part == b)
+            links[at] = np.quantile(links[at], quantile)
+        return dataclasses.replace(self.problem, link_tokens_per_s=links)
 
     def place(self, ranges: Sequence[Range]) -> list[NodeRange]:
         """Give ranges of groups to nodes, in order."""

@@ -16,6 +16,7 @@ from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.profiles.problems.flow_io import load_flow_problem
 from gpuplan.solvers.flow import solve_flow
 from gpuplan.solvers.flow.crossing import Crossing
+from gpuplan.solvers.flow.instance import Items
 from gpuplan.solvers.flow.labels import Options
 from gpuplan.solvers.flow.maxflow import evaluate
 from gpuplan.solvers.flow.views import View, views_of
@@ -102,17 +103,16 @@ def followed(view: View, placement: Sequence[tuple[int, int] | None]) -> float:
     """Return what ρ says of a placement, boundary by boundary."""
     instance = view.instance
     top = int(instance.ticks.max(axis=1) @ instance.counts)
-    crossing = Crossing(view.problem, view.parts, top, instance.tokens_per_tick)
-    groups = len(view.parts)
+    kind, layers = np.nonzero(instance.ticks)
+    items = Items(top, np.minimum(instance.ticks[kind, layers], top), kind, layers)
+    crossing = Crossing(view.problem, view.parts, items, instance.tokens_per_tick)
 
     def row(nodes: list[int]) -> np.ndarray:
-        found = np.zeros((1, groups + max(view.parts) + 1), dtype=np.int64)
+        found = np.zeros(len(kind), dtype=np.int64)
         for node in nodes:
             span = placement[node]
             assert span is not None
-            group = int(view.problem.node_kinds[node])
-            found[0, group] += 1
-            found[0, groups + view.parts[group]] += instance.ticks[group, span[1] - span[0]]
+            found += (kind == view.problem.node_kinds[node]) & (layers == span[1] - span[0])
         return found
 
     held = [(node, span) for node, span in enumerate(placement) if span is not None]
@@ -120,10 +120,25 @@ def followed(view: View, placement: Sequence[tuple[int, int] | None]) -> float:
         row([node for node, span in held if span[0] <= layer < span[1]]) for layer in range(view.problem.num_layers)
     ]
     ended = [row([node for node, span in held if span[1] == layer]) for layer in range(view.problem.num_layers + 1)]
-    rho = crossing.from_source(covers[0])
+    rho = crossing.from_source(covers[0][None])
     for layer in range(1, len(covers)):
-        rho = crossing.step(rho, ended[layer], covers[layer])
-    return instance.tokens(int(crossing.to_sink(rho, ended[-1])[0]))
+        rho = crossing.step(rho, np.stack([ended[layer], covers[layer]]), np.array([0]), np.array([1]))
+    return instance.tokens(int(crossing.to_sink(rho, ended[-1][None])[0]))
+
+
+def test_a_target_beyond_double_precision_is_not_rounded_down() -> None:
+    """A node of 2⁵³ + 1 ticks lets as many flow over wide links: one less would rule out what is possible."""
+    target, wide = 2**53 + 1, np.full(2, 1e300)
+    links = np.array([[0.0, 1e300], [1e300, 0.0]])
+    problem = FlowProblem(2, ("a", "b"), (np.ones(1), np.ones(1)), ("x", "y"), np.array([0, 1]), links, wide, wide)
+    items = Items(target, np.array([target, target]), np.array([0, 1]), np.array([1, 1]))
+    crossing = Crossing(problem, (0, 1), items, 1.0)
+    rows = np.eye(2, dtype=np.int64)
+    rho = crossing.from_source(rows[:1])
+    assert rho.tolist() == [[target, 0, target]]
+    rho = crossing.step(rho, rows, np.array([0]), np.array([1]))
+    assert rho.tolist() == [[0, target, target]]
+    assert crossing.to_sink(rho, rows[1:]).tolist() == [target]
 
 
 def chain_of_two_regions() -> tuple[FlowProblem, list[list[int]]]:
