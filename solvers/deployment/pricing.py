@@ -34,7 +34,7 @@ ROUNDS: Final = 400
 #: Rounds without a new replica or a bound that is better by `CLOSE`, at most.
 STALLED: Final = 12
 AT_ONCE: Final = 200
-#: Chains taken in a round, and fine boxes looked at in vain before it ends.
+#: Chains taken in a round, and fine boxes looked at until it ends.
 TAKEN: Final = 10
 MOST_LOOKED: Final = 600
 #: A replica that outweighs the prices by no more than this share is as good as none.
@@ -96,6 +96,7 @@ class Pricing:
         self.maker, self.goal, self.counts, self.budget = maker, goal, counts, budget
         self.seen: list[Seen] = []
         self.uses: Floats = np.zeros(0)
+        self.loose = True
         problem, most = goal.problem, sum(counts)
         self.weights = np.array([self._weight(kind) for kind in range(len(counts))])
         self.limits = np.array([*counts, problem.max_replicas or most, problem.max_devices or most], dtype=np.float64)
@@ -138,7 +139,10 @@ class Pricing:
                 break
             met = best is not None and abs(best - reached) <= CLOSE * abs(reached)
             if met or stalled >= STALLED or (share == 0.0 and not (found or late)):
-                break
+                if not self._tightened():
+                    break
+                share, stalled = CENTRED, 0
+                continue
             # Where nothing outweighs them go nearer to the programme's own, where nothing that does is found less near.
             share = CENTRED if found else 0.5 * (1.0 + share) if late else 0.5 * share
             self.seen += found
@@ -160,7 +164,7 @@ class Pricing:
         exact, fresh = np.zeros(len(boxes), dtype=bool), np.zeros(len(boxes), dtype=bool)
         found: list[Seen] = []
         looked = 0
-        while not self.budget.exhausted() and len(found) < TAKEN and (found or looked < MOST_LOOKED):
+        while not self.budget.exhausted() and len(found) < TAKEN and looked < MOST_LOOKED:
             hot = over > CLOSE * least
             rough = self.maker.splittable(boxes, FINE)
             fine = np.flatnonzero(hot & ~rough & ~exact)
@@ -190,6 +194,16 @@ class Pricing:
 
     def _proven(self, prices: Prices, factor: float) -> float:
         return prices.base + prices.scale * (factor if self.goal.maximised else 1.0 / factor)
+
+    def _tightened(self) -> bool:
+        """Leave out replicas that take more of a kind than there is; return whether there were any.
+
+        They bring prices near soon, but none can be placed.
+        """
+        limits, before = self.limits[: len(self.counts)], len(self.seen)
+        self.loose = False
+        self.seen = [own for own in self.seen if (own.devices <= limits).all()]
+        return len(self.seen) < before
 
     def _duals(self) -> tuple[Floats, float] | None:
         """Solve the programme over the replicas seen; return its duals and its value."""
@@ -294,7 +308,7 @@ class Pricing:
                     if part.beyond > CLOSE * least[rows[part.row]]:
                         seen, total_s = self._follow(own, paths, place)
                         excess = seen.devices - self.limits[: len(self.counts)]
-                        if (excess <= 0.0).all() and seen.value > _price(seen, prices) * (1 + CLOSE):
+                        if (self.loose or (excess <= 0.0).all()) and seen.value > _price(seen, prices) * (1 + CLOSE):
                             found.append(seen)
                         if number < CUTS:
                             more = part.halves(total_s) or part.fined(excess)
