@@ -18,6 +18,8 @@ from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.placement.holders import Holders, Stages
 from gpuplan.solvers.result import Value
 
+#: What an engine's tolerances may raise its bound by, relatively: CBC was seen 3.4e-9 above an optimum.
+TOLERANCE = 1e-8
 #: Relative difference of bound and objective below which a MILP or CP answer counts as proven.
 PROVEN = 1e-6
 #: The first key of a pair may rise by this much (relative) while the second is minimised.
@@ -169,7 +171,7 @@ def _bound(holders: Holders, goal: Goal, step: Step) -> float | None:
     """Return a step's bound, rounding taken off: never above its own plan's value; None when there is none."""
     if not math.isfinite(step.bound):
         return None
-    bound = max(step.bound, 0.0)
+    bound = max(step.bound * (1.0 - TOLERANCE), 0.0)
     if goal == DEVICES:
         bound = float(math.ceil(bound - PROVEN))
     return bound if step.stages is None else min(bound, goal_value(holders, goal, step.stages))
