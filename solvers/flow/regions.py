@@ -8,7 +8,7 @@ are not: how much they pass depends on which node takes which range. So
    (`blocks.py`);
 2. annealing with a maximum flow on the real links starts from the best of these placements, from the link-free cover
    and from chance, polishing starts and lengths;
-3. label searches that know what slow links let over (`region_cover.py`) lower the bound and find further placements.
+3. label searches that know what slow links let over (`region_cover.py`) find further placements and lower the bound.
    Annealing and searches take turns, with growing effort, until value and bound meet or the budget ends.
 """
 
@@ -132,8 +132,8 @@ def _by_turns(
     if len(regions) > 1 and incumbent.problem.num_nodes <= MANY_NODES:
         search = RegionCover(incumbent, regions, top, polish.realise)
         for effort in range(len(EFFORTS)):
-            search.prove(effort)
             search.seek(effort)
+            search.prove(effort)
             for placement in starts if effort == 0 else ():
                 with share_of(budget, START_SHARE) as part:
                     polish.improve(placement, part)
