@@ -30,6 +30,9 @@ Ints = NDArray[np.int64]
 SLACK: Final = 1e-9
 #: Sorts of groups of one degree up to which unlike ones are told apart.
 MOST_SORTS: Final = 24
+#: Kinds of devices up to which each has its own nearest hop; of more all have the nearest there is. With six the prices
+#: meet in a minute then (512 devices: gap 4 %, else 22 %), with four they do in any case (4,096: 0.9 %, else 2.4 %).
+MOST_SENDERS: Final = 4
 #: Slowest stages up to this many times the whole model on the slowest kind are in a box: links may be slow.
 BEYOND: Final = 1e6
 
@@ -151,6 +154,8 @@ class Maker:
         times = list(known.values())
         least = [[_least_hop(own) for own in hop[:2]] for hop in units.hops_from(degree, batch)]
         hops = np.array([np.max([least[kind] for kind in _kinds(group)], axis=0) for group in known])
+        if len(self.counts) > MOST_SENDERS:
+            hops = np.tile(hops.min(axis=0), (len(known), 1))
         back = units.nearest_hops(degree, batch)[2]
         prefill, decode = (_prefixes([getattr(own, name) for own in times]) for name in ("prefill_s", "decode_s"))
         seconds = np.array([own.prefill_s for own in times])
