@@ -78,6 +78,21 @@ def bound(
 
     `known` are rates and devices by kind of replicas there are, where prices begin.
     """
+    found = _bound(fleet, ceilings, goal, incumbent, budget, known)
+    if goal.problem.objective != "devices" or found.value is None:
+        return found
+    # Devices are whole; what sums may have lost is taken off first.
+    return dataclasses.replace(found, value=float(math.ceil(found.value * (1.0 - 1e-9) - 1e-9)))
+
+
+def _bound(
+    fleet: Fleet,
+    ceilings: Ceilings,
+    goal: Goal,
+    incumbent: float | None,
+    budget: Budget,
+    known: Sequence[tuple[float, Counts]],
+) -> Bound:
     counts = counts_of_kinds(fleet)
     if budget.exhausted():
         return quick(ceilings, goal, counts)
