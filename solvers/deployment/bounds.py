@@ -22,7 +22,7 @@ from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import Column, vectors
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
-from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, fluid_value, layer_seconds, rooms_beyond
+from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed_packing
 from gpuplan.solvers.deployment.pricing import Pricing
@@ -299,12 +299,3 @@ def _served(rates: Floats, counts: Counts, most: int | None) -> float:
         served += min(left, counts[k]) * float(rates[k])
         left -= min(left, counts[k])
     return served
-
-
-def fluid(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
-    """Return the bound of layers spread over devices like a fluid."""
-    kind = "fluid of layers over devices"
-    value = fluid_value(ceilings, goal, counts)
-    if value is None:
-        return Bound(None, kind, infeasible=True)
-    return Bound(value, kind)

@@ -9,7 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from gpuplan.solvers.deployment.columns import Column, Make, Resource, Vector, piece_devices
+from gpuplan.solvers.deployment.columns import (
+    Column,
+    Make,
+    Resource,
+    Sources,
+    Vector,
+    best_by_needs,
+    by_device,
+    piece_devices,
+)
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.layout import Stock
@@ -260,17 +269,11 @@ def _take(stock: dict[Resource, list[tuple[int, ...]]], key: Resource, count: in
 
 def by_kinds(fleet: Fleet, columns: Sequence[Column]) -> list[Column]:
     """Return the columns as takers of devices by kind, the best of those that take the same."""
-    best: dict[tuple[tuple[Resource, int], ...], Column] = {}
-    for column in columns:
-        sources = _by_kind(fleet, column.replica.groups)
-        needs = {key: len(devices) for key, devices in sources}
-        key = tuple(needs.items())
-        if key not in best or column.replica.value > best[key].replica.value:
-            best[key] = Column(needs, column.replica, sources)
-    return list(best.values())
+    replicas = (column.replica for column in columns)
+    return best_by_needs(by_device(replica, _by_kind(fleet, replica.groups)) for replica in replicas)
 
 
-def _by_kind(fleet: Fleet, groups: Sequence[Sequence[int]]) -> tuple[tuple[Resource, tuple[int, ...]], ...]:
+def _by_kind(fleet: Fleet, groups: Sequence[Sequence[int]]) -> Sources:
     """Return the devices of groups by kind, in their order."""
     found: dict[int, list[int]] = {}
     for group in groups:

@@ -29,6 +29,8 @@ WORTHWHILE: Final = 0.7
 Vector = tuple[int, ...]
 #: A class or a kind by number, or a piece: (island make, counts of its classes).
 Resource = tuple[str, int, Vector]
+#: Devices resource by resource.
+Sources = tuple[tuple[Resource, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,28 @@ class Column:
 
     needs: Mapping[Resource, int]
     replica: Replica
-    sources: tuple[tuple[Resource, tuple[int, ...]], ...]
+    sources: Sources
     kept: int | None = None
 
     @property
     def size(self) -> int:
         """Devices it uses."""
         return len(self.replica.devices)
+
+
+def by_device(replica: Replica, sources: Sources, kept: int | None = None) -> Column:
+    """Return the column that needs each device of its sources."""
+    return Column({key: len(devices) for key, devices in sources}, replica, sources, kept)
+
+
+def best_by_needs(columns: Iterable[Column]) -> list[Column]:
+    """Return the best of the columns that need the same, in the order they come in."""
+    best: dict[tuple[tuple[Resource, int], ...], Column] = {}
+    for column in columns:
+        key = tuple(column.needs.items())
+        if key not in best or column.replica.value > best[key].replica.value:
+            best[key] = column
+    return list(best.values())
 
 
 @dataclass(slots=True)
@@ -67,6 +84,13 @@ def class_vectors(fleet: Fleet) -> int:
     return math.prod(len(members) + 1 for members in fleet.classes)
 
 
+def class_sources(fleet: Fleet, devices: Iterable[int]) -> Sources:
+    """Return `devices` by class."""
+    taken = set(devices)
+    parts = [(i, tuple(d for d in members if d in taken)) for i, members in enumerate(fleet.classes)]
+    return tuple((("class", i, ()), own) for i, own in parts if own)
+
+
 def class_columns(fleet: Fleet, shaper: Shaper, budget: Budget) -> list[Column]:
     """Return the best replica of every vector of class counts."""
     columns: list[Column] = []
@@ -74,14 +98,11 @@ def class_columns(fleet: Fleet, shaper: Shaper, budget: Budget) -> list[Column]:
     for vector in sorted(vectors(tuple(map(len, fleet.classes))), key=sum):
         if budget.exhausted() or sum(vector) > limit:
             break
-        parts = [(i, members[:count]) for i, (members, count) in enumerate(zip(fleet.classes, vector, strict=True))]
-        sources: tuple[tuple[Resource, tuple[int, ...]], ...] = tuple(
-            (("class", i, ()), taken) for i, taken in parts if taken
-        )
+        devices = piece_devices(fleet.classes, vector)
         budget.spend(1)
-        replica = shaper.best([device for _, taken in parts for device in taken])
+        replica = shaper.best(devices)
         if replica is not None:
-            columns.append(Column({key: len(taken) for key, taken in sources}, replica, sources))
+            columns.append(by_device(replica, class_sources(fleet, devices)))
     return columns
 
 

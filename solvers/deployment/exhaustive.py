@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gpuplan.solvers.deployment.chain import Chain, Slo
-from gpuplan.solvers.deployment.columns import Column, Resource
+from gpuplan.solvers.deployment.columns import Column, best_by_needs, by_device, class_sources
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Group
@@ -33,18 +33,14 @@ def exact_columns(fleet: Fleet, shaper: Shaper, over: Callable[[], bool]) -> lis
     asked = list(itertools.islice(_all_sequences(fleet), MOST_SEQUENCES // len(fleet.batches()) + 1))
     if len(asked) * len(fleet.batches()) > MOST_SEQUENCES:
         return None
-    best: dict[tuple[tuple[Resource, int], ...], Column] = {}
+    columns: list[Column] = []
     for groups in asked:
         if over():
             return None
         replica = _best_over(fleet, shaper, groups)
         if replica is not None:
-            sources = _by_class(fleet, replica.devices)
-            needs = {key: len(devices) for key, devices in sources}
-            key = tuple(needs.items())
-            if key not in best or replica.value > best[key].replica.value:
-                best[key] = Column(needs, replica, sources)
-    return list(best.values())
+            columns.append(by_device(replica, class_sources(fleet, replica.devices)))
+    return best_by_needs(columns)
 
 
 def _all_sequences(fleet: Fleet) -> Iterator[tuple[Group, ...]]:
@@ -109,9 +105,3 @@ def _undominated(ways: list[Way]) -> list[Way]:
         if not any(all(a <= b for a, b in zip(own[:4], way[:4], strict=True)) for own in kept):
             kept.append(way)
     return kept
-
-
-def _by_class(fleet: Fleet, devices: tuple[int, ...]) -> tuple[tuple[Resource, tuple[int, ...]], ...]:
-    taken = set(devices)
-    parts = [(i, tuple(d for d in members if d in taken)) for i, members in enumerate(fleet.classes)]
-    return tuple((("class", i, ()), own) for i, own in parts if own)

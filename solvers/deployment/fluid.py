@@ -32,11 +32,6 @@ SLACK: Final = 1e-7
 DEPTHS: Final = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 1 << 30))
 
 
-def fluid_value(ceilings: Ceilings, goal: Goal, counts: Counts) -> float | None:
-    """Return a bound on the objective of any deployment; None when there is none at all."""
-    return fluid_prices(ceilings, goal, counts)[0]
-
-
 class LateError(Exception):
     """The time is over before the programme stands."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gpuplan.solvers.deployment.ceilings import Ceiling
-from gpuplan.solvers.deployment.columns import Column, Make, Resource
+from gpuplan.solvers.deployment.columns import Column, Make, Resource, Sources, by_device, class_sources
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.layout import Stock
@@ -32,11 +32,11 @@ def chain_columns(
         replica = _followed(fleet, shaper, chain)
         if replica is None:
             continue
-        sources = _classes_of(fleet, replica.devices) if makes is None else _pieces_of(makes, replica.devices)
-        needs = Counter(key for key, _ in sources)
         if makes is None:
-            needs = Counter({key: len(devices) for key, devices in sources})
-        columns.append(Column(dict(needs), replica, tuple(sources)))
+            columns.append(by_device(replica, class_sources(fleet, replica.devices)))
+        else:
+            sources = _pieces_of(makes, replica.devices)
+            columns.append(Column(Counter(key for key, _ in sources), replica, sources))
     return columns
 
 
@@ -54,13 +54,7 @@ def _followed(fleet: Fleet, shaper: Shaper, chain: Chosen) -> Replica | None:
     return max((own for own in found if own is not None), key=lambda own: own.value, default=None)
 
 
-def _classes_of(fleet: Fleet, devices: Sequence[int]) -> list[tuple[Resource, tuple[int, ...]]]:
-    taken = set(devices)
-    parts = [(i, tuple(d for d in members if d in taken)) for i, members in enumerate(fleet.classes)]
-    return [(("class", i, ()), own) for i, own in parts if own]
-
-
-def _pieces_of(makes: Sequence[Make], devices: Sequence[int]) -> list[tuple[Resource, tuple[int, ...]]]:
+def _pieces_of(makes: Sequence[Make], devices: Sequence[int]) -> Sources:
     taken = set(devices)
     found: list[tuple[Resource, tuple[int, ...]]] = []
     for make in makes:
@@ -69,4 +63,4 @@ def _pieces_of(makes: Sequence[Make], devices: Sequence[int]) -> list[tuple[Reso
             if any(held):
                 key: Resource = ("piece", make.number, tuple(map(len, held)))
                 found.append((key, tuple(d for part in held for d in part)))
-    return found
+    return tuple(found)

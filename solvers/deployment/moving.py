@@ -12,7 +12,7 @@ from typing import Any
 
 from gpuplan.errors import UsageError
 from gpuplan.plans.deployment import Deployment
-from gpuplan.solvers.deployment.columns import Column, Make, Resource
+from gpuplan.solvers.deployment.columns import Column, Make, Resource, by_device, class_sources
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Group
@@ -121,18 +121,12 @@ def _as_it_stands(fleet: Fleet, shaper: Shaper, current: Deployment, number: int
 
 
 def _kept_column(fleet: Fleet, replica: Replica, number: int, makes: Sequence[Make] | None) -> Column:
-    sources: list[tuple[Resource, tuple[int, ...]]] = []
-    devices = set(replica.devices)
     if makes is None:
-        for i, members in enumerate(fleet.classes):
-            taken = tuple(d for d in members if d in devices)
-            if taken:
-                sources.append((("class", i, ()), taken))
-        needs = {key: len(taken) for key, taken in sources}
-    else:
-        for i, members in enumerate(fleet.islands):
-            taken = tuple(d for d in members if d in devices)
-            if taken:
-                sources.append((("kept", number * len(fleet.islands) + i, ()), taken))
-        needs = {key: 1 for key, _ in sources}
-    return Column(needs, replica, tuple(sources), kept=number)
+        return by_device(replica, class_sources(fleet, replica.devices), number)
+    devices, sources = set(replica.devices), []
+    for i, members in enumerate(fleet.islands):
+        taken = tuple(d for d in members if d in devices)
+        if taken:
+            key: Resource = ("kept", number * len(fleet.islands) + i, ())
+            sources.append((key, taken))
+    return Column({key: 1 for key, _ in sources}, replica, tuple(sources), number)

@@ -67,11 +67,6 @@ class Shaper:
                     best, self.found = found, True
         return best
 
-    def at(self, devices: Sequence[int], degree: int, batch: int) -> Replica | None:
-        """Return the best replica that uses exactly `devices` at a degree and batch."""
-        found = (self.on(groups, Ceiling(0.0, degree, batch)) for groups in self._orders(devices, degree))
-        return max((own for own in found if own is not None), key=lambda own: own.value, default=None)
-
     def on(self, groups: tuple[Group, ...], ceiling: Ceiling, *, thorough: bool = False) -> Replica | None:
         """Return the best replica over `groups` in this order, at the ceiling's batch."""
         chain = self.units.chain(groups, ceiling.batch)

@@ -86,7 +86,8 @@ def test_batch_auto(random_case, ideal_costs, oracle):
 @pytest.mark.parametrize("objective", ["requests", "throughput", "cost"])
 def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
     """The bound for clusters of many kinds, by itself: never on the wrong side of the optimum."""
-    from gpuplan.solvers.deployment.bounds import counts_of_kinds, fluid
+    from gpuplan.solvers.deployment.bounds import counts_of_kinds
+    from gpuplan.solvers.deployment.fluid import fluid_prices
     from gpuplan.solvers.deployment.solve import _Search, _switch
     from gpuplan.solvers.limits import Budget, Limits
 
@@ -96,7 +97,7 @@ def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
         problem = ask(random_case(seed), ideal_costs, objective=objective, tensor_parallel=(1, 2), **demand)
         best = oracle.Oracle(problem, [2], [1, 2]).optimum()
         search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
-        value = fluid(search.ceilings, search.goal, counts_of_kinds(search.fleet)).value
+        value, _ = fluid_prices(search.ceilings, search.goal, counts_of_kinds(search.fleet))
         if best is not None:
             assert value is not None
             assert (value - best) * (1 if problem.maximised else -1) >= -ROUNDING * best, (seed, value, best)
