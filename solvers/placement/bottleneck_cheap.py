@@ -59,14 +59,14 @@ class CheapCaps:
             self.low = 0.5 * (self.low + self.value)
         return True
 
-    def walk(self, halvings: int) -> None:
+    def walk(self, halvings: int, budget: Budget) -> None:
         """Look for plans alone: within the widest cap, then within caps halved so many times."""
-        self._walks(self.upper)
+        self._walks(self.upper, budget)
         for _ in range(halvings):
             cap_s = 0.5 * (self.low + min(self.value, self.upper))
-            if self.path is None or self.value - self.low <= CLOSE * self.value:
+            if self.path is None or self.value - self.low <= CLOSE * self.value or budget.exhausted():
                 return
-            if not self._walks(cap_s):
+            if not self._walks(cap_s, budget):
                 self.low = cap_s
 
     def impossible(self, cap_s: float) -> bool:
@@ -105,13 +105,15 @@ class CheapCaps:
         ]
         return np.asarray(np.maximum(np.minimum(np.stack(ends), self.furthest), np.arange(n)))
 
-    def _walks(self, cap_s: float) -> bool:
-        """Whether a walk from one of the classes that reach furthest ends; keeps the best plan."""
+    def _walks(self, cap_s: float, budget: Budget | None = None) -> bool:
+        """Whether a walk from one of the classes that reach furthest ends; keeps the best plan, the first at a limit."""
         ends = self._ends(cap_s)
         first = np.flatnonzero(self.core.pred < 0)
         order = first[np.argsort(-ends[first, 0], kind="stable")][:WALKS]
         before = self.value
         for d in order.tolist():
+            if self.path is not None and budget is not None and budget.exhausted():
+                break
             path = self._walk(d, cap_s, ends)
             if path is not None and self.core.holds(path):
                 self._offer(path)

@@ -192,6 +192,13 @@ class CoreOutcome:
     by_count: tuple[tuple[float, ClassPath], ...] = ()
 
 
+def known_plan(core: Core, path: ClassPath | None, upper: float) -> CoreOutcome:
+    """Return a path as an outcome without a bound; none where it does not hold, or is not below `upper`."""
+    if path is None or not core.holds(path) or core.value(path) >= upper:
+        return CoreOutcome(math.inf, None, -math.inf, False)
+    return CoreOutcome(core.value(path), path, -math.inf, False)
+
+
 def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     """Assemble the arrays of a query with memory for M micro-batches."""
     low = memory_windows(tables, micro_batches, query.capacity_tokens)

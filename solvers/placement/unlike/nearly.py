@@ -18,7 +18,7 @@ from gpuplan.errors import UnsupportedError
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.classes import IntArray
-from gpuplan.solvers.placement.core import Core, CoreOutcome, Query, bits_of
+from gpuplan.solvers.placement.core import Core, CoreOutcome, Query, bits_of, known_plan
 from gpuplan.solvers.placement.effort import KEY_BITS, Settings, Trace
 from gpuplan.solvers.placement.reduced import restore, restrict
 from gpuplan.solvers.placement.tables import ClassPath, ClassTables, class_tables
@@ -148,7 +148,7 @@ class NearlyAlike:
         best, tries = core.value(true), 0
         for c in dict.fromkeys(c for c, _, _ in path):
             for other in np.flatnonzero(tree.kind == tree.kind[c]).tolist():
-                if other == c or tries == MOST_TRIES:
+                if other == c or tries == MOST_TRIES or self.session.budget.exhausted():
                     continue
                 tries += 1
                 places = {c: other, other: c}
@@ -274,24 +274,17 @@ def minimise_nearly_alike(
     best = min(
         (known for known in (hint, path) if known is not None and core.holds(known)), key=core.value, default=None
     )
-    rest = _valued(core, best, upper)
+    rest = known_plan(core, best, upper)
     if bound < _target(core, min(rest.value, upper)):
         first = rest
         if core.num_classes > MANY_CLASSES and first.path is not None:
             hint = found.improved(session, core, first.path)
-            first = _valued(core, hint, upper)
+            first = known_plan(core, hint, upper)
         # Elsewhere the search goes its own way: from rounded plans it has come to worse ones.
         rest = session.minimise_large(core, upper, hint)
         if first.value < rest.value and not rest.proven:
             rest = CoreOutcome(first.value, first.path, min(rest.bound, first.value), False)
     return _joined(core, rest, bound, upper, found, trace)
-
-
-def _valued(core: Core, path: ClassPath | None, upper: float) -> CoreOutcome:
-    """Return a path as an outcome without a bound; none where it is not below `upper`."""
-    if path is None or core.value(path) >= upper:
-        return CoreOutcome(math.inf, None, -math.inf, False)
-    return CoreOutcome(core.value(path), path, -math.inf, False)
 
 
 def _joined(core: Core, rest: CoreOutcome, bound: float, upper: float, found: NearlyAlike, trace: Trace) -> CoreOutcome:

@@ -92,7 +92,7 @@ class _Unlike:
             if self._over():
                 return self._outcome()
             self._dive()
-        if self.path is None and math.isinf(self.best):
+        if self.path is None and math.isinf(self.best) and not self.budget.exhausted():
             self._fill()
         self._narrow()
         return self._outcome()
