@@ -102,12 +102,14 @@ class CoverSearch:
                 return
 
     def _step_low(self, high: int) -> int:
-        """Return (nearly) the lowest target with as little slack as `high`."""
+        """Return (nearly) the lowest target with as little slack as `high`, as far as the limits allow."""
         worth = self._worth(high)
         width, low = max(int(high * NEAR), 1), high
-        while low - width > self.lower and self._worth(low - width) <= worth + SAME_SLACK:
+        while (
+            low - width > self.lower and not self.budget.exhausted() and self._worth(low - width) <= worth + SAME_SLACK
+        ):
             low, width = low - width, 2 * width
-        while width > max(int(high * NEAR), 1):
+        while width > max(int(high * NEAR), 1) and not self.budget.exhausted():
             width //= 2
             if low - width > self.lower and self._worth(low - width) <= worth + SAME_SLACK:
                 low -= width

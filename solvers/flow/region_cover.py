@@ -118,12 +118,12 @@ class RegionCover:
             target = max(self._step_low(target) - 1, value + (target - value) // 2, value + 1)
 
     def _step_low(self, high: int) -> int:
-        """Return the lowest target with as little slack as `high`."""
-        worth = self._worth(high)
+        """Return the lowest target with as little slack as `high`, as far as the limits allow."""
+        worth, budget = self._worth(high), self.incumbent.budget
         width, low = max(int(high * NEAR), 1), high
-        while low - width > 0 and self._worth(low - width) <= worth + SAME_SLACK:
+        while low - width > 0 and not budget.exhausted() and self._worth(low - width) <= worth + SAME_SLACK:
             low, width = low - width, 2 * width
-        while width > 1:
+        while width > 1 and not budget.exhausted():
             width //= 2
             if low - width > 0 and self._worth(low - width) <= worth + SAME_SLACK:
                 low -= width
