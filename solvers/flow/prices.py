@@ -91,7 +91,7 @@ class PriceMaster:
 
     def __init__(self, instance: Instance, budget: Budget, single_layers: int | None = None) -> None:
         self.instance = instance
-        self._budget = budget
+        self.budget = budget
         self.limited = single_layers is not None
         extra = [] if single_layers is None else [float(single_layers)]
         self.counts: FloatArray = np.concatenate([instance.counts.astype(np.float64), extra])
@@ -120,7 +120,7 @@ class PriceMaster:
             if best.impossible(self.instance.num_layers) or column is None or done:
                 return dataclasses.replace(best, converged=done)
             columns = np.vstack([columns, column])
-            if self._budget.exhausted():
+            if self.budget.exhausted():
                 break
         return best
 
@@ -145,7 +145,7 @@ class PriceMaster:
 
     def _cheapest(self, items: Items, price: FloatArray) -> tuple[float, FloatArray | None]:
         """Return the least price of a layer at the target, and what such a layer takes up; None if not exact."""
-        self._budget.spend(1)
+        self.budget.spend(1)
         rates = items.rates(price[: self.instance.num_kinds])
         most = self.instance.counts[items.kind]
         if self.limited:
@@ -218,6 +218,8 @@ class PricePool:
     def _search(self, prices: Prices) -> list[Prices]:
         found = [prices]
         for nodes in _node_mixes(self._master.counts):
+            if self._master.budget.exhausted():
+                break
             other = self._master.solve(prices.items.target, nodes)
             if other.converged and all(np.abs(other.price - known.price).max() > 1e-6 for known in found):
                 found.append(other)

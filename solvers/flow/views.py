@@ -50,6 +50,8 @@ class View:
         problem = self.problem if quantile is None else self._alike(quantile)
         crossing = Crossing(problem, self.parts, prices.items, self.instance.tokens_per_tick)
         pool = self.pool.scaled_to(prices)
+        if budget.exhausted():
+            return Outcome("stopped"), ""
         outcome = search_region_labels(self.instance, crossing, prices, options, budget, pool)
         if quantile is not None and outcome.answer == "impossible":
             outcome = dataclasses.replace(outcome, answer="missed")
