@@ -12,10 +12,11 @@ from gpuplan.plans.device_map import Outcome
 from gpuplan.plans.placement_solution import GroupStage
 from gpuplan.solvers.deployment.links import link_loads
 from gpuplan.solvers.deployment.moving import moved_bytes, placement_of, resident_shares
+from gpuplan.solvers.deployment.placing import Placed
 from gpuplan.solvers.deployment.replicas import Replica
 
 if TYPE_CHECKING:
-    from gpuplan.solvers.deployment.solve import Placed, _Search
+    from gpuplan.solvers.deployment.solve import _Search
     from gpuplan.solvers.result import Status
 
 
@@ -48,8 +49,6 @@ def build(
 
 def _in_order(placed: Placed) -> Placed:
     """Return the replicas in the order of their devices."""
-    from gpuplan.solvers.deployment.solve import Placed
-
     order = sorted(range(len(placed.replicas)), key=lambda r: sorted(placed.replicas[r].devices))
     return Placed(
         tuple(placed.replicas[r] for r in order),

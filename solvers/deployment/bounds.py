@@ -24,7 +24,7 @@ from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
-from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed_packing
+from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed, row_limits
 from gpuplan.solvers.deployment.pricing import Pricing
 from gpuplan.solvers.limits import Budget
 
@@ -193,11 +193,18 @@ class _Sharpening:
     def by_relaxation(self, shapes: list[Counts]) -> list[Counts]:
         """Sharpen what the packing in fractions is made of until nothing is left; return the vectors still alive."""
         values = {shape: self.ceilings.best(shape) for shape in shapes}
+        limits = row_limits(self.goal, self.counts)
         for _ in range(RELAXED_ROUNDS):
-            found = relaxed_packing(list(values), list(values.values()), self.goal, self.counts)
-            if found is None or self.enough(found[0]) or not self.refine(found[1]):
+            if not values:
                 break
-            values.update((shape, self.ceilings.best(shape)) for shape in found[1])
+            own = list(values)
+            found = relaxed(np.array(own, dtype=np.float64), np.array(list(values.values())), self.goal, limits)
+            if found is None or self.enough(found.value):
+                break
+            used = [own[int(c)] for c in np.flatnonzero(found.uses > 1e-9)]
+            if not self.refine(used):
+                break
+            values.update((shape, self.ceilings.best(shape)) for shape in used)
             values = {shape: value for shape, value in values.items() if value > 0.0}
         return list(values)
 
@@ -287,8 +294,7 @@ def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
     rates = speeds / float(work.sum()) * (1 + 1e-9)
     if goal.problem.demand_rps is None:
         return Bound(_served(rates, counts, goal.problem.max_devices), kind)
-    weights = [goal.weight([int(k == own) for own in range(len(counts))]) for k in range(len(counts))]
-    least = min(weight / rate for weight, rate in zip(weights, rates, strict=True) if rate > 0.0)
+    least = min(weight / rate for weight, rate in zip(goal.weights, rates, strict=True) if rate > 0.0)
     return Bound(goal.problem.demand_rps * least, kind)
 
 

@@ -14,60 +14,20 @@ below its chord. Groups of unlike members are fractions of groups of each kind: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
+from gpuplan.solvers.deployment.points import SLACK, Point, kinds_of, layer_classes, make_point
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-#: Rounding of sums of times and bytes, relatively.
-SLACK: Final = 1e-9
-#: Sorts of groups of one degree up to which unlike ones are told apart.
-MOST_SORTS: Final = 24
-#: Kinds of devices up to which each has its own nearest hop; of more all have the nearest there is. With six the prices
-#: meet in a minute then (512 devices: gap 4 %, else 22 %), with four they do in any case (4,096: 0.9 %, else 2.4 %).
-MOST_SENDERS: Final = 4
 #: Slowest stages up to this many times the whole model on the slowest kind are in a box: links may be slow.
 BEYOND: Final = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One degree and batch: what layers take on each kind.
-
-    Attributes
-    ----------
-    groups
-        What groups there are, as counts by kind, shape (groups, kinds): those whose memory holds the workspace.
-    there
-        How many of each there are at most.
-    prefill, decode
-        Prefix sums of seconds, shape (groups, n+1).
-    seconds
-        Of each layer's prefill, shape (groups, n): as they are, so that equal layers are equal.
-    hops
-        Seconds of the nearest hop from each group in prefill and decode, shape (groups, 2).
-    back
-        Seconds of the nearest hop back.
-    """
-
-    degree: int
-    batch: int
-    groups: Floats
-    there: Floats
-    prefill: Floats
-    decode: Floats
-    seconds: Floats
-    shares: Floats
-    hops: Floats
-    back: float
-    reaches: dict[tuple[int, int], Ints] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -134,71 +94,15 @@ class Maker:
             point
             for degree in self.fleet.degrees
             for batch in self.fleet.batches()
-            if (point := self._point(degree, batch)) is not None
+            if degree <= self.devices and (point := make_point(ceilings, counts, degree, batch)) is not None
         ]
-        self.classes: list[tuple[Ints, Floats]] = [self._layer_classes(point) for point in self.points]
-
-    def _point(self, degree: int, batch: int) -> Point | None:
-        fleet, units = self.fleet, self.ceilings.units
-        if degree > self.devices:
-            return None
-        memory = fleet.memory(degree, batch)
-        fits = [kind.available_bytes * (1 + SLACK) >= memory.workspace for kind in fleet.kinds]
-        known = {
-            group: own
-            for group in self._groups(degree)
-            if all(fits[k] for k in _kinds(group)) and (own := units.best_times(_kinds(group), degree, batch))
-        }
-        if not known:
-            return None
-        times = list(known.values())
-        least = [[_least_hop(own) for own in hop[:2]] for hop in units.hops_from(degree, batch)]
-        hops = np.array([np.max([least[kind] for kind in _kinds(group)], axis=0) for group in known])
-        if len(self.counts) > MOST_SENDERS:
-            hops = np.tile(hops.min(axis=0), (len(known), 1))
-        back = units.nearest_hops(degree, batch)[2]
-        prefill, decode = (_prefixes([getattr(own, name) for own in times]) for name in ("prefill_s", "decode_s"))
-        seconds = np.array([own.prefill_s for own in times])
-        groups = np.array(list(known), dtype=np.float64)
-        there = np.min(np.where(groups > 0.0, self.counts / np.maximum(groups, 1e-300), np.inf), axis=1)
-        back = back if math.isfinite(back) else 0.0
-        return Point(degree, batch, groups, there, prefill, decode, seconds, self._shares(times), hops, back)
-
-    def _groups(self, degree: int) -> list[Counts]:
-        """Return the groups that islands hold, as counts by kind.
-
-        Where they are too many, those of each kind alone: each is at least as good as any with that kind in it.
-        """
-        kinds = range(len(self.counts))
-        alone = [tuple(degree * (k == kind) for k in kinds) for kind in kinds]
-        sorts = self.ceilings.units.sorts(degree) if degree > 1 else alone
-        return sorts if len(sorts) <= MOST_SORTS else alone
-
-    def _shares(self, times: Sequence[object]) -> Floats:
-        """Return w: 1 for the decoder layer that takes longest, at most its share of it for others."""
-        decoder = np.diff(self.fleet.decoders) > 0
-        ratios = []
-        for own in times:
-            for name in ("prefill_s", "decode_s"):
-                seconds = getattr(own, name)
-                usual = float(seconds[decoder].max()) if decoder.any() else float(seconds.max())
-                ratios.append(seconds / usual if usual > 0.0 else np.ones_like(seconds))
-        shares: Floats = np.min(ratios, axis=0)
-        shares[decoder] = np.where(shares[decoder] > 1 - 1e-6, 1.0, shares[decoder])
-        return shares
+        self.classes = [layer_classes(point, adding=not ceilings.tokens) for point in self.points]
 
     def micro(self, stages: Ints) -> Ints:
         """Return M of numbers of stages."""
         if self.problem.micro_batches_from_stages:
             return stages
         return np.full_like(stages, self.problem.workload.micro_batches)
-
-    def _layer_classes(self, point: Point) -> tuple[Ints, Floats]:
-        """Return how many layers of each class there are, and their w and seconds that add up: (classes, 1+kinds)."""
-        adding = np.zeros_like(point.seconds) if self.ceilings.tokens else point.seconds
-        rows = np.concatenate([point.shares[:, None], adding.T], axis=1)
-        found, amounts = np.unique(rows, axis=0, return_counts=True)
-        return amounts.astype(np.int64), found
 
     def roots(self) -> Boxes:
         """Return one box for every degree, batch and range of stages."""
@@ -275,7 +179,7 @@ class Maker:
             memory = self.fleet.memory(point.degree, point.batch)
             micro = int(self.micro(np.array([count]))[0])
             need = memory.weights + micro * point.batch * memory.kv
-            room = min(self.fleet.kinds[kind].available_bytes for kind in _kinds(point.groups[k]))
+            room = min(self.fleet.kinds[kind].available_bytes for kind in kinds_of(point.groups[k]))
             room = room * (1 + SLACK) - memory.workspace
             saving = memory.saving if count == 1 else 0.0
             ends = np.searchsorted(need, need[:-1] + room, side="right") - 1
@@ -336,17 +240,6 @@ class Maker:
         return rough
 
 
-def _kinds(group: Sequence[float] | Floats) -> list[int]:
-    """Return the kinds in a group."""
-    return [kind for kind, count in enumerate(group) if count]
-
-
-def _least_hop(hop: Floats) -> float:
-    """Return the least seconds of a hop by cut; 0 where there is none."""
-    least = float(hop[:-1].min()) if len(hop) > 1 else 0.0
-    return least if math.isfinite(least) else 0.0
-
-
 def _tops(point: Point) -> tuple[float, float]:
     return float(point.hops[:, 0].max()), max(float(point.hops[:, 1].max()), point.back)
 
@@ -360,10 +253,6 @@ def _ranges(most: int) -> list[tuple[int, int]]:
         found.append((first, min(last, most)))
         first = last + 1
     return found
-
-
-def _prefixes(rows: Sequence[Floats]) -> Floats:
-    return np.concatenate([np.zeros((len(rows), 1)), np.cumsum(np.asarray(rows, dtype=np.float64), axis=1)], axis=1)
 
 
 def _reach(prefix: Floats, caps: Floats) -> Ints:

@@ -117,7 +117,7 @@ def _add_class(
     filling = 2.0 - 1.0 / least if fleet.problem.micro_batches_from_stages else (least - 1.0) / micro + 1.0
     together: dict[int, float] = {}
     rate = programme.column(1.0 if goal.maximised else 0.0)
-    used = [programme.column(0.0 if goal.maximised else _weight(goal, kind)) for kind in kinds]
+    used = [programme.column(0.0 if goal.maximised else goal.weights[kind]) for kind in kinds]
     spent: list[dict[int, float]] = [{column: -1.0} for column in used]
     for layer, amount in enumerate(amounts):
         spread = {rate: float(amount)}
@@ -135,10 +135,6 @@ def _add_class(
     rates.append(rate)
     for kind, column in zip(kinds, used, strict=True):
         devices[kind].append(column)
-
-
-def _weight(goal: Goal, kind: int) -> float:
-    return goal.price([kind]) if goal.problem.objective == "cost" else 1.0
 
 
 def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats | None:

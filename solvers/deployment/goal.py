@@ -30,6 +30,12 @@ class Goal:
             return self.price([int(self.fleet.kind_of[device]) for device in devices])
         return value
 
+    @property
+    def weights(self) -> list[float]:
+        """Return what a device of each kind counts under a demand."""
+        kinds = range(len(self.fleet.kinds))
+        return [self.price([kind]) if self.problem.objective == "cost" else 1.0 for kind in kinds]
+
     def weight(self, counts: Sequence[int]) -> float:
         """Return what devices count under a demand: their number, or their price; `counts` by kind."""
         if self.problem.objective == "cost":

@@ -123,25 +123,34 @@ def least_for(table: Table, demand: float, weight: Callable[[Vector], float], ma
     return int(equal[np.argmax(table.values[equal])])
 
 
-def relaxed_packing(
-    shapes: Sequence[Vector], values: Sequence[float], goal: Goal, counts: Vector
-) -> tuple[float, list[Vector]] | None:
-    """Return the value of the packing in fractions, and the shapes it is made of; None without an answer."""
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """The packing in fractions: its value, how often each shape is in it, and the duals of its rows (at least 0)."""
+
+    value: float
+    uses: Floats
+    duals: Floats
+
+
+def row_limits(goal: Goal, counts: Vector) -> Floats:
+    """Return the limits of the rows of `relaxed`: devices of each kind, replicas, devices, and the demand if any."""
+    problem, most = goal.problem, sum(counts)
+    limits = [*counts, problem.max_replicas or most, problem.max_devices or most]
+    return np.array(limits if problem.demand_rps is None else [*limits, -1.0], dtype=np.float64)
+
+
+def relaxed(needs: Floats, rates: Floats, goal: Goal, limits: Floats) -> Relaxed | None:
+    """Return the best packing in fractions of shapes that need devices by kind; None without an answer."""
     from scipy.optimize import linprog
 
-    if not shapes:
-        return None
-    problem, needs, rates = goal.problem, np.array(shapes, dtype=np.float64), np.array(values)
-    costs = -rates if goal.maximised else np.array([goal.weight(shape) for shape in shapes])
+    costs = -rates if goal.maximised else needs @ np.array(goal.weights)
     scale = 1.0 / max(float(np.abs(costs).max()), 1e-300)
-    most = sum(counts)
     rows = [*needs.T, np.ones(len(rates)), needs.sum(axis=1)]
-    limits: list[float] = [*counts, problem.max_replicas or most, problem.max_devices or most]
-    if problem.demand_rps is not None:
-        rows.append(-rates / problem.demand_rps)
-        limits.append(-1.0)
-    found: Any = linprog(costs * scale, A_ub=np.array(rows), b_ub=np.array(limits, dtype=np.float64), method="highs")
-    if found.x is None:
+    if goal.problem.demand_rps is not None:
+        rows.append(-rates / goal.problem.demand_rps)
+    found: Any = linprog(costs * scale, A_ub=np.array(rows), b_ub=limits, method="highs")
+    if found.x is None or found.status != 0:
         return None
-    used = [shapes[int(c)] for c in np.flatnonzero(found.x > 1e-9)]
-    return abs(float(found.fun)) / scale, used
+    return Relaxed(
+        abs(float(found.fun)) / scale, found.x, np.maximum(-np.asarray(found.ineqlin.marginals) / scale, 0.0)
+    )

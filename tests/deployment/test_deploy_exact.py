@@ -14,7 +14,8 @@ from gpuplan.solvers import deploy
 from gpuplan.solvers.deployment.bounds import counts_of_kinds, few_vectors, packed
 from gpuplan.solvers.deployment.lattice import _range_least
 from gpuplan.solvers.deployment.network import Network
-from gpuplan.solvers.deployment.solve import _Search, _switch
+from gpuplan.solvers.deployment.solve import _Search
+from gpuplan.solvers.deployment.switching import Switch
 from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.topology.routes import Router
 
@@ -74,7 +75,7 @@ def test_ceilings_of_all_vectors(objective, random_case, ideal_costs, oracle):
         demand = {"demand_rps": 0.25} if objective == "cost" else {}
         problem = ask(random_case(seed), ideal_costs, objective=objective, tensor_parallel=(1, 2), **demand)
         best = oracle.Oracle(problem, [2], [1, 2]).optimum()
-        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
         if search.ceilings.families is None:
             continue
         found = packed(search.ceilings, search.goal, counts_of_kinds(search.fleet), None, search.budget)
@@ -92,7 +93,7 @@ def test_ceilings_hold_for_every_replica(random_case, ideal_costs, oracle):
     checked = 0
     for seed in range(500, 520):
         problem = ask(random_case(seed), ideal_costs, tensor_parallel=(1, 2))
-        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
         if search.ceilings.families is None:
             continue
         for devices, value in oracle.Oracle(problem, [2], [1, 2]).best.items():
@@ -113,7 +114,7 @@ def with_odd_devices(make_cluster, price):
 def test_devices_that_make_no_group(four_layers, make_cluster, ideal_costs, oracle):
     """Three devices of each kind hold pairs of one each, though six devices would make three pairs."""
     problem = ask((four_layers, with_odd_devices(make_cluster, 1.0)), ideal_costs, tensor_parallel=(2,))
-    search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+    search = _Search(problem, Budget(Limits()), 0, None, Switch())
     assert search.ceilings.families is not None
     levels = search.ceilings.families.lattice.levels(2)
     assert [len(level.states) for level in levels] == [1, 2, 1, 0]  # none, aa or bb, both, and no third pair
@@ -186,7 +187,7 @@ def test_many_vectors_get_no_lattice(make_cluster, four_layers, ideal_costs):
     """Eleven devices no two alike have 2^11 vectors: prices bound them, and the answer says by what."""
     rows = [[(f"k{d}", 100.0 + d, 400, 1.0)] for d in range(11)]
     topology = make_cluster(rows, inside=(1e4, 0.001), outside=(1e3, 0.002))
-    search = _Search(ask((four_layers, topology), ideal_costs), Budget(Limits()), 0, None, _switch(0.0, 0.0))
+    search = _Search(ask((four_layers, topology), ideal_costs), Budget(Limits()), 0, None, Switch())
     assert not few_vectors(search.fleet)
     assert search.ceilings.families is None
 

@@ -9,7 +9,7 @@ from gpuplan.plans.verify.deployment import verify_deployment
 from gpuplan.profiles import Workload, load_model
 from gpuplan.profiles.problems.deployment import DeploymentProblem
 from gpuplan.solvers import deploy
-from gpuplan.solvers.deployment.pricing import _multipliers
+from gpuplan.solvers.deployment.weighing import _multipliers
 from gpuplan.topology import device_kind
 
 

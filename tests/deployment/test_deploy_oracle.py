@@ -88,7 +88,8 @@ def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
     """The bound for clusters of many kinds, by itself: never on the wrong side of the optimum."""
     from gpuplan.solvers.deployment.bounds import counts_of_kinds
     from gpuplan.solvers.deployment.fluid import fluid_prices
-    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.deployment.solve import _Search
+    from gpuplan.solvers.deployment.switching import Switch
     from gpuplan.solvers.limits import Budget, Limits
 
     checked = 0
@@ -96,7 +97,7 @@ def test_fluid_bound_alone(objective, random_case, ideal_costs, oracle):
         demand = {"demand_rps": 0.3} if objective == "cost" else {}
         problem = ask(random_case(seed), ideal_costs, objective=objective, tensor_parallel=(1, 2), **demand)
         best = oracle.Oracle(problem, [2], [1, 2]).optimum()
-        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
         value, _ = fluid_prices(search.ceilings, search.goal, counts_of_kinds(search.fleet))
         if best is not None:
             assert value is not None
@@ -126,14 +127,15 @@ def test_bound_by_prices_alone(random_case, ideal_costs, oracle):
     """The bound by prices, by itself, is never on the wrong side of the optimum, and is often the better one."""
     from gpuplan.solvers.deployment.bounds import _by_prices, counts_of_kinds
     from gpuplan.solvers.deployment.columns import class_columns
-    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.deployment.solve import _Search
+    from gpuplan.solvers.deployment.switching import Switch
     from gpuplan.solvers.limits import Budget, Limits
 
     checked = priced = 0
     for seed in range(200, 272):
         problem = ask(random_case(seed), ideal_costs, **PRICED[seed % len(PRICED)])
         best = oracle.Oracle(problem, [2], list(problem.tensor_parallel)).optimum()
-        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
         columns = class_columns(search.fleet, search.shaper, search.budget)
         known = [(column.replica.value, search.shaper.counts(column.replica.devices)) for column in columns]
         counts = counts_of_kinds(search.fleet)
@@ -150,14 +152,15 @@ def test_bound_by_prices_alone(random_case, ideal_costs, oracle):
 def test_quick_bound_alone(random_case, ideal_costs, oracle):
     """The bound that takes no search is never on the wrong side of the optimum."""
     from gpuplan.solvers.deployment.bounds import counts_of_kinds, quick
-    from gpuplan.solvers.deployment.solve import _Search, _switch
+    from gpuplan.solvers.deployment.solve import _Search
+    from gpuplan.solvers.deployment.switching import Switch
     from gpuplan.solvers.limits import Budget, Limits
 
     checked = 0
     for seed in range(300, 372):
         problem = ask(random_case(seed), ideal_costs, **PRICED[seed % len(PRICED)])
         best = oracle.Oracle(problem, [2], list(problem.tensor_parallel)).optimum()
-        search = _Search(problem, Budget(Limits()), 0, None, _switch(0.0, 0.0))
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
         value = quick(search.ceilings, search.goal, counts_of_kinds(search.fleet)).value
         if best is not None:
             assert value is not None
