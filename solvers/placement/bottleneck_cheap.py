@@ -106,7 +106,7 @@ class CheapCaps:
         return np.asarray(np.maximum(np.minimum(np.stack(ends), self.furthest), np.arange(n)))
 
     def _walks(self, cap_s: float, budget: Budget | None = None) -> bool:
-        """Whether a walk from one of the classes that reach furthest ends; keeps the best plan, the first at a limit."""
+        """Whether a walk from a class that reaches furthest ends; keeps the best plan, at a limit the first."""
         ends = self._ends(cap_s)
         first = np.flatnonzero(self.core.pred < 0)
         order = first[np.argsort(-ends[first, 0], kind="stable")][:WALKS]

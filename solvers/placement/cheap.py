@@ -98,11 +98,16 @@ class Cheap:
 
 def plain_bound(core: Core) -> float:
     """Return what no plan is below: layers on their fastest devices, hops for nothing, stages as long as any may be."""
-    seconds = float(np.diff(core.prefix, axis=1).min(axis=0).sum()) * (1.0 - 1e-12)
-    least_start, start, stages = core.low.min(axis=0), core.num_layers, 0
+    return plain_sum(core.prefix, core.low, core.entry)
+
+
+def plain_sum(prefix: FloatArray, low: IntArray, entry: FloatArray) -> float:
+    """Return the plain bound from the times and windows of the classes, and the cost of opening them, alone."""
+    seconds = float(np.diff(prefix, axis=1).min(axis=0).sum()) * (1.0 - 1e-12)
+    least_start, start, stages = low.min(axis=0), prefix.shape[1] - 1, 0
     while start > 0 and least_start[start] < start:
         start, stages = int(least_start[start]), stages + 1
-    return seconds + max(stages, 2) * float(core.entry.min())
+    return seconds + max(stages, 2) * float(entry.min())
 
 
 def last_resort(core: Core, found: CoreOutcome, budget: Budget) -> CoreOutcome:

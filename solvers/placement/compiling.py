@@ -78,7 +78,7 @@ def _exercise() -> Iterator[None]:
     relaxation = WideRelaxation(wide)
     relaxation.raise_bound(1, np.inf, budget, np.inf)
     yield
-    plan_from(wide, relaxation, np.inf)
+    plan_from(wide, relaxation, np.inf, budget)
     yield
     relaxation.through()
 

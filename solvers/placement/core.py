@@ -206,7 +206,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     timing, weight = tables.cycle if query.bottleneck else tables.latency, query.time_weight
     entry = np.zeros(tables.num_classes) if query.entry is None else np.array(query.entry, dtype=np.float64)
     most = tables.max_stages if query.max_stages is None else min(tables.max_stages, query.max_stages)
-    routed = np.where(np.isinf(timing.hop_s), np.inf, 0.0) if weight == 0.0 else _weighed(timing.hop_s, weight)
+    routed = _routes(timing.hop_s) if weight == 0.0 else _weighed(timing.hop_s, weight)
     back = _return_times(tables, query)
     weights, limit = (None, math.inf) if query.budget is None else (np.array(query.budget[0]), query.budget[1])
     modes = tables.modes
@@ -240,15 +240,23 @@ def _return_times(tables: ClassTables, query: Query) -> FloatArray | None:
         times = tables.latency.back if query.bottleneck else tables.cycle.back
         if times is None or np.isfinite(times).all():
             return None
-        times = np.where(np.isinf(times), np.inf, 0.0)
+        times = _routes(times)
     if query.time_weight == 0.0:
-        times = np.where(np.isinf(times), np.inf, 0.0)
+        times = _routes(times)
     return _weighed(times, query.time_weight or 1.0) if times.any() else None
 
 
 def _weighed(table: FloatArray, weight: float) -> FloatArray:
     """Return a table times its weight; itself where that changes nothing."""
+    if weight == 0.0:
+        return np.zeros(table.shape)  # costs nothing until it is read, unlike a product
     return np.ascontiguousarray(table if weight == 1.0 else table * weight)
+
+
+def _routes(times: FloatArray) -> FloatArray:
+    """Return 0 where there is a route and inf where there is none."""
+    shut = np.isinf(times)
+    return np.where(shut, np.inf, 0.0) if shut.any() else np.zeros(times.shape)
 
 
 def _step(entry: FloatArray) -> float:

@@ -121,6 +121,9 @@ class LadderSearch:
             return []
         queue: list[tuple[float, int, _Open]] = []
         for k, group in enumerate(self.groups):
+            if self.budget.remaining_s <= 0.0:
+                self.left = joint.lower  # which bounds the groups left, too
+                break
             relaxation = self._relax_group(group, joint)
             plain = relaxation.relax_plainly()
             bound = max(relaxation.lower, joint.lower, plain)

@@ -24,10 +24,11 @@ def memory_windows(tables: ClassTables, micro_batches: int, capacity_tokens: flo
     if tables.memory.ndim == 1:
         return _windows(tables.memory, tables.kv, tables.room, tables.room_exact, tokens, capacity_tokens)
     low = np.empty(tables.memory.shape, dtype=np.int64)
-    both = np.concatenate([tables.memory, tables.kv], axis=1)
-    for row in np.unique(both, axis=0):  # one per tensor-parallel degree
-        rows = np.flatnonzero((both == row).all(axis=1))
-        memory, kv = np.split(row, 2)
+    alike: dict[bytes, list[int]] = {}  # one entry per tensor-parallel degree
+    for c, row in enumerate(np.concatenate([tables.memory, tables.kv], axis=1)):
+        alike.setdefault(row.tobytes(), []).append(c)
+    for rows in alike.values():
+        memory, kv = tables.memory[rows[0]], tables.kv[rows[0]]
         low[rows] = _windows(memory, kv, tables.room[rows], tables.room_exact[rows], tokens, capacity_tokens)
     return low
 

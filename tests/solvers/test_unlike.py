@@ -208,7 +208,7 @@ def test_dives_make_plans_that_hold(instances: ModuleType) -> None:
         wide = make_wide(core)
         relaxation = WideRelaxation(wide)
         relaxation.raise_bound(10, math.inf, _no_limit(), math.inf)
-        plan = plan_from(wide, relaxation, math.inf)
+        plan = plan_from(wide, relaxation, math.inf, _no_limit())
         possible += optimum.path is not None
         if plan is None:
             continue

@@ -52,6 +52,8 @@ class GroupFront:
         most = int(self.segments.counts.sum()) if limit is None else limit
         for devices in range(1, most + 1):
             proven &= self._staircase(devices, found)
+        if not proven:
+            found.append(self._point(first.path))
         searched = non_dominated(found)
         # What is searched is at most a plan's own seconds: a front is complete where its points are what they seem.
         proven &= all(own_point(self.problem, point) is point for point in searched)
@@ -65,7 +67,7 @@ class GroupFront:
         fewer = sorted(found, key=lambda point: point.latency_s)
         budget = (self.tables.devices_each, float(devices))
         cap_s = math.inf
-        while True:
+        while not self.session.budget.exhausted():
             rival = next((point for point in fewer if point.bottleneck_s <= cap_s), None)
             upper = math.inf if rival is None else rival.latency_s
             answer = self.session.ask(Query(cap_s=cap_s, budget=budget), upper)
@@ -80,6 +82,7 @@ class GroupFront:
             if not answer.proven:
                 return False
             cap_s = point.bottleneck_s * (1.0 - TIE)
+        return False
 
     def _point(self, path: ClassPath) -> FrontPoint:
         worth = group_worth(self.tables, path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.compiling import LARGE, answer_meanwhile
-from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of
+from gpuplan.solvers.placement.core import Core, CoreOutcome, bits_of, known_plan
 from gpuplan.solvers.placement.effort import Settings
 from gpuplan.solvers.placement.tables import ClassPath
 
@@ -31,6 +31,8 @@ def minimise_modes(
     until_ready = answer_meanwhile(LARGE, core, upper, budget, settings, hint)
     if until_ready is not None:
         return until_ready
+    if budget.exhausted():
+        return known_plan(core, hint, upper)
     from gpuplan.solvers.placement.ladder import LadderSearch  # loads kernels
 
     search = LadderSearch(core, upper, budget, settings, hint, multipliers)

@@ -189,7 +189,7 @@ class _Quotient:
             return
         if self._over_budget(relaxed.legs):
             return
-        path = realise(self.kinds, relaxed.legs, self.phases)
+        path = realise(self.kinds, relaxed.legs, self.phases, self.budget)
         if path is not None and self.core.holds(path):
             self.offer(path)
         shown = self.best if self.path is not None else None

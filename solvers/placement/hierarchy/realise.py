@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuplan.profiles.problems.hops import IntArray
+from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.placement.hierarchy.relaxed import KindCore, Leg
 from gpuplan.solvers.placement.tables import ClassPath
 
-#: Hosts tried for runs in all before a path is given up.
-MOST_TRIES = 5000
+#: Hosts tried for runs in all before a path is given up, and between two looks at the clock (about 10 ms).
+MOST_TRIES, LOOK = 5000, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,18 @@ class _Run:
     needs: IntArray
 
 
-def realise(kinds: KindCore, legs: tuple[Leg, ...], phases: bool) -> ClassPath | None:
+def realise(kinds: KindCore, legs: tuple[Leg, ...], phases: bool, budget: Budget) -> ClassPath | None:
     """Return a path over classes with exactly the hops of a relaxed one, or None when no packing was found.
 
     Parameters
     ----------
     phases
         Whether the level to the first host matters (for the return hop).
+    budget
+        Its time ends a long packing.
     """
     runs = _runs(kinds, legs, phases)
-    hosts = _Packer(kinds, runs).pack()
+    hosts = _Packer(kinds, runs, budget).pack()
     if hosts is None:
         return None
     path, place = [], iter(range(len(legs)))
@@ -75,8 +78,8 @@ def _runs(kinds: KindCore, legs: tuple[Leg, ...], phases: bool) -> list[_Run]:
 class _Packer:
     """Depth-first search for a host of every run; hosts that look alike from here are tried once."""
 
-    def __init__(self, kinds: KindCore, runs: list[_Run]) -> None:
-        self.hierarchy = kinds.hierarchy
+    def __init__(self, kinds: KindCore, runs: list[_Run], budget: Budget) -> None:
+        self.hierarchy, self.budget = kinds.hierarchy, budget
         self.runs = runs
         self.left = kinds.core.counts.copy()
         units = kinds.hierarchy.unit
@@ -90,7 +93,8 @@ class _Packer:
         """Return a host for every run."""
         stack = [self._candidates()]
         while stack:
-            if self.tries > MOST_TRIES:
+            late = self.tries % LOOK == LOOK - 1 and self.budget.remaining_s <= 0.0
+            if self.tries > MOST_TRIES or late:
                 return None
             host = next(stack[-1], None)
             if host is None:

@@ -102,7 +102,7 @@ class _Closing:
                 self._offer(*self.relaxation.plan)
             if self._over():
                 return
-            plan = plan_from(self.plain, self.relaxation, self.best)
+            plan = plan_from(self.plain, self.relaxation, self.best, self.budget)
             if plan is not None:
                 self._offer(*plan)
             self._leave_out()

@@ -115,7 +115,7 @@ class _Unlike:
         if not self._sure("dive"):
             return
         before = self.budget.elapsed_s
-        plan = plan_from(self.wide, self.relaxation, self.best)
+        plan = plan_from(self.wide, self.relaxation, self.best, self.budget)
         self.took_s["dive"] = self.budget.elapsed_s - before
         if plan is not None:
             self._offer(*plan)
