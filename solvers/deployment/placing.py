@@ -92,6 +92,18 @@ class Placer:
         """Return the same replicas at rates that overdraw no link."""
         return self.placed(placed.replicas, placed.kept, throttled(self.traffic, placed.replicas, placed.rates))
 
+    def trimmed(self, placed: Placed) -> Placed:
+        """Return what is left when replicas go that the demand does not need, those of least rate for their worth."""
+        assert self.goal.problem.demand_rps is not None
+        rows = list(zip(placed.replicas, placed.kept, placed.rates, strict=True))
+        spare = math.fsum(placed.rates) - self.goal.problem.demand_rps
+        for row in sorted(rows, key=lambda row: row[2] / max(self.goal.worth(row[2], row[0].devices), 1e-300)):
+            if row[2] <= spare:
+                spare -= row[2]
+                rows.remove(row)
+        replicas, kept, rates = zip(*rows, strict=True)
+        return self.placed(replicas, kept, rates)
+
     def meets(self, placed: Placed, goal: Goal) -> bool:
         """Return whether the demand is served, if there is one."""
         demand = goal.problem.demand_rps

@@ -153,6 +153,7 @@ class _Search:
         self.placer = Placer(self.goal, self.shaper, self.traffic, self.makes, self.budget, move_cost)
         self.bounding = self.budget
         self.notes: list[str] = []
+        self.asked_for = 0
         self.work = 0
 
     def run(self) -> Result[Deployment]:
@@ -166,32 +167,63 @@ class _Search:
         if self.current is not None:
             placed, decision = settle(self.placer, self.switch, self.current, placed, kept, columns)
         self._tell("bound", placed.objective if placed else None, None)
-        known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns]
-        objective = placed.objective if placed else None
-        self.bounding = self._share(1.0 if len(self.fleet.kinds) == 1 else BOUND)
-        proven = bound(self.fleet, self.ceilings, self.goal, objective, self.bounding, known)
-        if proven.chains and self.current is None:
-            placed = self._with_chains(placed, columns, proven)
+        placed, columns, proven = self._bounded(self.placer, placed, columns)
+        if placed is None and self.problem.demand_rps is not None and not proven.infeasible:
+            placed, proven = self._serving_most(columns, proven)
         if self.makes is None and self.current is None:
             placed, proven = self._exactly(placed, proven)
         if placed is None:
             return self._without_plan(proven)
         return self._answer(placed, proven, decision)
 
-    def _with_chains(self, placed: Placed | None, columns: list[Column], proven: Bound) -> Placed | None:
-        """Choose again with the replicas that the bound is made of; return the better choice."""
-        more = chain_columns(self.fleet, self.shaper, self.makes, proven.chains, self._share())
-        self.work += len(more)
-        columns = [*columns, *more]
-        found = self.placer.choose(columns) if more else None
-        if self.makes is not None and more:
-            other = self.placer.choose(by_kinds(self.fleet, columns), by_kind=True)
-            if other is not None and (found is None or self.goal.better(other.objective, found.objective)):
+    def _bounded(
+        self, placer: Placer, placed: Placed | None, columns: list[Column]
+    ) -> tuple[Placed | None, list[Column], Bound]:
+        """Return a bound on the placer's goal, and plan and candidates with the replicas that it asks for."""
+        known = [(own.replica.value, self.shaper.counts(own.replica.devices)) for own in columns]
+        objective = placed.objective if placed else None
+        self.bounding = self._share(1.0 if len(self.fleet.kinds) == 1 else BOUND)
+        proven = bound(self.fleet, self.ceilings, placer.goal, objective, self.bounding, known)
+        if proven.chains and self.current is None:
+            more = chain_columns(self.fleet, self.shaper, self.makes, proven.chains, self._share())
+            self.work += len(more)
+            columns = [*columns, *more]
+            placed = self._with_chains(placer, placed, columns, len(more))
+        return placed, columns, proven
+
+    def _with_chains(
+        self, placer: Placer, placed: Placed | None, columns: list[Column], asked_for: int
+    ) -> Placed | None:
+        """Choose again with the replicas that the bound asks for; return the better choice."""
+        goal = placer.goal
+        found = placer.choose(columns) if asked_for else None
+        if self.makes is not None and asked_for:
+            other = placer.choose(by_kinds(self.fleet, columns), by_kind=True)
+            if other is not None and (found is None or goal.better(other.objective, found.objective)):
                 found = other
-        if found is None or (placed is not None and not self.goal.better(found.objective, placed.objective)):
+        if found is None or (placed is not None and not goal.better(found.objective, placed.objective)):
             return placed
-        self.notes.append(f"{len(more)} replicas over unequal pieces that the bound asks for")
+        self.asked_for += asked_for
         return found
+
+    def _serving_most(self, columns: list[Column], proven: Bound) -> tuple[Placed | None, Bound]:
+        """Return the plan that serves most, where that meets the demand, and the bound with its candidates known.
+
+        A demand that the candidates cannot meet says nothing of which others could: to serve more does.
+        """
+        problem = self.problem.replace(objective="requests", demand_rps=None)
+        placer = dataclasses.replace(self.placer, goal=dataclasses.replace(self.goal, problem=problem))
+        found, demand = placer.choose(columns), self.problem.demand_rps or 0.0
+        if found is None or not self.placer.meets(found, self.goal):
+            found, columns, most = self._bounded(placer, found, columns)
+            if most.value is not None and most.value < demand * (1 - PROOF):
+                return None, Bound(None, most.kind, infeasible=True)
+        if found is None or not self.placer.meets(found, self.goal):
+            return None, proven
+        placed, _, closer = self._bounded(self.placer, self.placer.trimmed(found), columns)
+        if proven.value is None or (closer.value is not None and self.goal.better(proven.value, closer.value)):
+            proven = closer
+        return placed, proven
 
     def _exactly(self, placed: Placed | None, proven: Bound) -> tuple[Placed | None, Bound]:
         """Return plan and bound by every replica there is, where they are few and the gap is open."""
@@ -282,6 +314,8 @@ class _Search:
         gap = 0.0 if status == "optimal" else relative_gap(objective, limit)
         if placed.throttled:
             self.notes.append("links hold some replicas below what they could serve")
+        if self.asked_for:
+            self.notes.append(f"{self.asked_for} replicas over unequal pieces that the bound asks for")
         if decision:
             self.notes.append(decision)
         report = self._report(None if limit is None else proven.kind)

@@ -35,6 +35,8 @@ def hold(problem, oracle):
     assert result.bound is not None
     assert result.report.proof, f"say in deployment/proofs.py why {result.report.bound_kind!r} holds"
     assert sign * (result.bound - best) >= -ROUNDING * best, (best, result.bound)
+    if problem.objective == "devices":
+        assert result.bound == round(result.bound), "devices are whole"
     reached = abs(best - result.objective) <= ROUNDING * best
     assert reached or result.status != "optimal"
     return "best" if reached else "below"
@@ -61,6 +63,21 @@ def test_demands(objective, random_case, ideal_costs, oracle):
         outcomes.append(hold(ask(random_case(seed), ideal_costs, objective=objective, demand_rps=demand), oracle))
     assert outcomes.count("best") >= 12, outcomes
     assert "infeasible" in outcomes
+
+
+@pytest.mark.parametrize("seed", [1063, 1086, 1169, 1205])
+def test_demand_just_below_the_most(seed, random_case, ideal_costs, oracle, monkeypatch):
+    """Replicas over unequal pieces that only the bound asks for serve most: a demand of nearly that has a plan too.
+
+    Even in fractions no other candidates serve it, so a bound under the demand asks for none.
+    """
+    from gpuplan.solvers.deployment import bounds, solve
+
+    monkeypatch.setattr(solve, "MOST_VECTORS", 1)  # pieces of islands, as on larger clusters
+    monkeypatch.setattr(bounds, "MOST_VECTORS", 1)
+    most = deploy(ask(random_case(seed), ideal_costs)).objective
+    assert hold(ask(random_case(seed), ideal_costs, objective="devices", demand_rps=0.999 * most), oracle) == "best"
+    assert deploy(ask(random_case(seed), ideal_costs, objective="devices", demand_rps=3 * most)).status == "infeasible"
 
 
 def test_limits_and_promises(random_case, ideal_costs, oracle):
