@@ -130,8 +130,16 @@ def shell_lines(environment: Mapping[str, str], command: Sequence[str]) -> str:
     return "\n".join([*exports, " \\\n  ".join(command)]) + "\n"
 
 
+#: The devices last listed and the list they are from: thousands of replicas are exported from one.
+_listed: tuple[list[Mapping[str, Any]], dict[str, Mapping[str, Any]]] = ([], {})
+
+
 def _devices(plan: DeviceMap) -> dict[str, Mapping[str, Any]]:
-    return {device["name"]: device for device in plan.inputs["topology"]["devices"]}
+    global _listed
+    listed = plan.inputs["topology"]["devices"]
+    if _listed[0] is not listed:
+        _listed = (listed, {device["name"]: device for device in listed})
+    return _listed[1]
 
 
 def _hosts(plan: DeviceMap) -> list[str]:
