@@ -30,7 +30,7 @@ def solve(problem: BatchingProblem, limits: Limits, seed: int) -> Result[BatchSo
     for name in POLICIES:
         if best is not None and budget.exhausted():
             break
-        result = find_batching(name).run(problem, limits, seed)
+        result = find_batching(name).run(problem, budget.rest(), seed)
         budget.spend(1)
         if result.plan is None:
             reasons = reasons or result.reasons

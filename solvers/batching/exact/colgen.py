@@ -31,7 +31,7 @@ from gpuplan.solvers.batching.answer import answer
 from gpuplan.solvers.batching.exact.additive import Additive, additive, why_not_additive
 from gpuplan.solvers.batching.exact.boxes import close_gap
 from gpuplan.solvers.batching.exact.master import Relaxation, Side, relax
-from gpuplan.solvers.batching.heuristics.bands import cut, diagonal_orders
+from gpuplan.solvers.batching.heuristics.bands import Cut, cut, diagonal_orders
 from gpuplan.solvers.batching.heuristics.lns import improve
 from gpuplan.solvers.batching.heuristics.starts import Start, rate
 from gpuplan.solvers.limits import Budget, Limits
@@ -186,7 +186,10 @@ def _sides(root: Relaxation) -> list[Side | None]:
 
 def first_plan(problem: BatchingProblem, form: Additive, budget: Budget, seed: int) -> Start:
     """Return the best contiguous plan of several orders, improved by a search of fixed length."""
-    cuts = [cut(form, order) for order in diagonal_orders(form.prompt, form.output)]
+    cuts: list[Cut] = []
+    for order in diagonal_orders(form.prompt, form.output):
+        if not cuts or not budget.exhausted():
+            cuts.append(cut(form, order))
     best = min(cuts, key=lambda c: c.cost)
     start = rate(problem, "sums of the keys", [best.groups()])
     if problem.num_requests <= 8 or budget.exhausted():

@@ -39,7 +39,7 @@ from gpuplan.plans.batch_solution import BatchSolution
 from gpuplan.profiles.problems.batching import BatchingProblem, FloatArray
 from gpuplan.solvers.batching.policies.dispatch import run_queue
 from gpuplan.solvers.batching.policies.ordered import OrderedQueue, by_keys
-from gpuplan.solvers.limits import Limits
+from gpuplan.solvers.limits import Budget, Limits
 from gpuplan.solvers.result import Result
 
 Variant = Literal["slo-odbs", "slo-dbs", "odbs"]
@@ -101,7 +101,7 @@ def solve(
         from gpuplan.solvers.batching.policies.tune import tune_parameters
 
         free = form == "tuned" and variant == "slo-odbs" and w1 is None and w2 is None
-        given = tune_parameters(problem, given, tune_weights=free)
+        given = tune_parameters(problem, given, Budget(limits), tune_weights=free)
         notes = (f"{name}: threshold {given.threshold:.6g}, w1 {given.w1:.3g}, w2 {given.w2:.3g} chosen by tuning",)
     options: dict[str, Any] = asdict(given) | {"weights": weights}
     queue = paper_queue(problem, given)

@@ -17,6 +17,7 @@ from gpuplan.solvers.batching.answer import missed_rows
 from gpuplan.solvers.batching.policies.dispatch import serve
 from gpuplan.solvers.batching.policies.slo_odbs import Parameters, paper_queue, service_levels
 from gpuplan.solvers.batching.sequence import evaluate, schedule_flat
+from gpuplan.solvers.limits import Budget
 
 #: Requests that a grid point is judged on at most.
 SAMPLE: Final = 2000
@@ -26,15 +27,19 @@ THRESHOLDS: Final = 16
 SHARES: Final = (0.0, 0.2, 0.5, 0.8, 1.0)
 
 
-def tune_parameters(problem: BatchingProblem, start: Parameters, *, tune_weights: bool = True) -> Parameters:
+def tune_parameters(
+    problem: BatchingProblem, start: Parameters, budget: Budget, *, tune_weights: bool = True
+) -> Parameters:
     """Return the best parameters of the grid around `start` for `problem` (ties: the smaller threshold).
 
-    Hard deadlines: the fewest missed first, then the objective.
+    Hard deadlines: the fewest missed first, then the objective. The best of those judged when the time is up.
     """
     sample = _sample(problem)
     best, best_value = start, (np.inf, np.inf)
     for weighted in _weights(sample, start) if tune_weights else iter([start]):
         for threshold in _thresholds(sample, weighted):
+            if budget.exhausted():
+                return best
             candidate = replace(weighted, threshold=threshold)
             value = _value(sample, candidate)
             if value < best_value:
