@@ -24,9 +24,9 @@ WINDOW = 128
 def dispatch(problem: BatchingProblem, key: FloatArray, *, front: bool) -> Groups | None:
     """Return ordered groups by executor; None when requests are left that only a retired executor could hold."""
     n, requests = problem.num_requests, problem.requests
-    by_arrival = np.argsort(requests.arrival_s, kind="stable").astype(np.int64)
     place = np.empty(n, dtype=np.int64)
     place[np.lexsort((requests.arrival_s, key))] = np.arange(n)
+    by_arrival = np.lexsort((place, requests.arrival_s))  # who comes at once comes in order: nobody has to make room
     k = np.array([coefficients(problem.time, 1.0, speed, 0.0) for speed in problem.speed.tolist()])
     capacity = np.array([executor.kv_tokens for executor in problem.executors], dtype=np.int64)
     rows, ends, where = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)

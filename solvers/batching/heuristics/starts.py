@@ -70,7 +70,7 @@ def constructions(problem: BatchingProblem, budget: Budget) -> Iterator[tuple[st
         yield from _in_time(problem)
         return
     if deadlines_count(problem):
-        yield from _by_deadline(problem)
+        yield from _by_deadline(problem, budget)
     yield from _by_bands(problem, budget)
 
 
@@ -91,11 +91,11 @@ def _in_time(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
         yield "dispatch by length", dispatch(problem, output + requests.prompt_tokens, front=False)
 
 
-def _by_deadline(problem: BatchingProblem) -> Iterator[tuple[str, Groups | None]]:
+def _by_deadline(problem: BatchingProblem, budget: Budget) -> Iterator[tuple[str, Groups | None]]:
     if problem.num_executors == 1:
         for urgent in _URGENT:
             for blocks in (1, 2, 4, 8, 16, 32, 64):
-                if blocks <= max(1, round(urgent * problem.num_requests)):
+                if blocks <= max(1, round(urgent * problem.num_requests)) and not budget.exhausted():
                     order = deadline_blocks(problem, blocks, urgent)
                     batches = deadline_cut(problem, order, times=7 * len(_URGENT))
                     if batches is not None:
