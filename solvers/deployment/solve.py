@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deployment.bounds import Bound, bound, exact_bound, few_vectors
+from gpuplan.solvers.deployment.bounds import Bound, bound, exact_bound, few_vectors, part_of
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.chain import Slo
 from gpuplan.solvers.deployment.choice import by_kinds
@@ -278,9 +278,7 @@ class _Search:
         """Return what the candidates (or else a `share` of the time left) may use, so that the rest has its own."""
         if share is None:
             share = CANDIDATES if self.ceilings.families is None else FEW_CANDIDATES
-        remaining = self.budget.remaining_s
-        limit = None if math.isinf(remaining) else share * remaining
-        return Budget(dataclasses.replace(self.budget.limits, time_limit_s=limit))
+        return part_of(self.budget, share)
 
     def _without_plan(self, proven: Bound) -> Result[Deployment]:
         status: Status = "infeasible" if proven.infeasible else "no_solution"
