@@ -14,6 +14,7 @@ import numpy as np
 
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.limits import Budget
+from gpuplan.solvers.placement.cheap import greedy
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.core import Core, trivial_upper
 from gpuplan.solvers.placement.tables import ClassPath
@@ -151,10 +152,13 @@ class CheapCaps:
             self.value, self.path = value, path
 
     def fill(self, budget: Budget) -> None:
-        """Fill up devices by memory alone where no walk ended."""
-        filled = fill(self.core, budget, QUICK)
-        if filled.path is not None and self.core.holds(filled.path):
-            self._offer(filled.path)
+        """Fill up devices by rules, or else by memory alone, where no walk ended."""
+        for path in greedy(self.core):
+            if self.core.holds(path):
+                self._offer(path)
+        filled = None if self.path is not None else fill(self.core, budget, QUICK).path
+        if filled is not None and self.core.holds(filled):
+            self._offer(filled)
 
 
 def path_value(core: Core, path: ClassPath) -> float:

@@ -22,8 +22,8 @@ from gpuplan.solvers.placement.unlike.fill import QUICK, fill
 
 #: First devices that walks are tried from, and the length below which steps end.
 WALKS, SHORTEST = 8, 0.01
-#: Hops one relaxation may look at (about a second); beyond, devices are filled up and the bound is plain.
-MOST_WORK = 200_000_000
+#: Hops one relaxation may look at; beyond, devices are filled up and the bound is plain. Seconds for each of them.
+MOST_WORK, WORK_S = 200_000_000, 3e-9
 
 
 class Cheap:
@@ -43,8 +43,11 @@ class Cheap:
     def step(self) -> bool:
         """Bound and walk once; return whether another step may help. Devices are filled up where no walk ends."""
         core = self.core
-        if core.num_classes**2 * core.num_layers > MOST_WORK:
+        work = core.num_classes**2 * core.num_layers
+        if work > MOST_WORK:
             self._fill()
+            return False
+        if self.budget.remaining_s < WORK_S * work:
             return False
         if self.walked and self.path is None and not self.filled:
             self._fill()
