@@ -75,6 +75,12 @@ class Automaton:
         self._table.pack()
         return self._table
 
+    def promised(self, states: IntArray, row: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return the states with a row more promised (no holders counted), and the price that saves each."""
+        rows = self._states.rows[states]
+        more = np.minimum(rows + row, self._growth.target)
+        return self._states.numbers(more), self._growth.ahead(rows) - self._growth.ahead(more)
+
     def overhang(self, states: IntArray, layers_left: int) -> FloatArray:
         """Return the price of what states have been promised beyond the last layer: paid for, and worth nothing."""
         if layers_left >= self._growth.width:

@@ -25,7 +25,7 @@ from gpuplan.solvers.flow.sweep import Labels, Options, Outcome, Range, Sweep, m
 from gpuplan.solvers.flow.transitions import Transitions
 from gpuplan.solvers.limits import Budget
 
-__all__ = ["Options", "Outcome", "Range", "search_labels"]
+__all__ = ["LabelSearch", "Options", "Outcome", "Range", "search_labels"]
 
 #: Children made at once at most: bounds memory.
 MOST_ROWS = 1_000_000
@@ -37,10 +37,12 @@ def search_labels(
     """Look for ranges that give every layer the target of `prices`; `pool` holds further prices for that target."""
     if prices.impossible(instance.num_layers) or len(prices.items.value) == 0:
         return Outcome("impossible")
-    return _Search(instance, prices, options, budget, pool).run()
+    return LabelSearch(instance, prices, options, budget, pool).run()
 
 
-class _Search(Sweep[Labels]):
+class LabelSearch(Sweep[Labels]):
+    """The sweep of `search_labels`."""
+
     def __init__(
         self, instance: Instance, prices: Prices, options: Options, budget: Budget, pool: Sequence[Prices]
     ) -> None:
@@ -63,12 +65,14 @@ class _Search(Sweep[Labels]):
         self.limit: IntArray = limit.astype(np.int64)
 
     def start(self) -> Labels:
+        """Return the label that has promised and used nothing."""
         zero = np.zeros(1, dtype=np.int64)
         used = np.zeros((1, len(self.limit)), dtype=np.int64)
         slack = np.array([self.slack])
         return Labels(np.array([self.walk.first]), used, slack, slack, zero, zero)
 
     def transitions(self, labels: Labels, layer: int) -> Transitions:
+        """Return a table with the minimal covers of the labels' states."""
         return self.walk.transitions(*most_slack(labels.state, labels.slack))
 
     def children(self, labels: Labels, table: Transitions, parent: IntArray, step: IntArray, layer: int) -> Labels:

@@ -5,7 +5,7 @@ are not: how much they pass depends on which node takes which range. So
 
 1. nodes joined by links that cannot bind form *regions*; every union of regions is planned link-free, and disjoint
    unions together make a placement whose flows hardly leave a region; or regions take blocks of layers in turn
-   (`blocks.py`);
+   (`blocks.py`), with many nodes in pairs and the handover planned (`relays.py`);
 2. annealing with a maximum flow on the real links starts from the best of these placements, from the link-free cover
    and from chance, polishing starts and lengths;
 3. label searches that know what slow links let over (`region_cover.py`) find further placements and lower the bound.
@@ -31,6 +31,7 @@ from gpuplan.solvers.flow.link_bounds import crossing_capacity
 from gpuplan.solvers.flow.parts import part_of, restricted, share_of
 from gpuplan.solvers.flow.polish import MANY_NODES, Polish
 from gpuplan.solvers.flow.region_cover import EFFORTS, RegionCover
+from gpuplan.solvers.flow.relays import relay_placement
 
 #: Unions of regions are planned for this many regions at most; beyond, each alone and all together.
 MOST_REGIONS = 5
@@ -39,6 +40,8 @@ REGION_EFFORTS = 7
 UNION_EFFORTS = 2
 #: Share of the budget for planning regions, of few nodes and of many: their annealing and searches gain less a second.
 PLANNING_SHARE, PLANNING_SHARE_OF_MANY = 0.1, 0.5
+#: Share of what is left then, of many nodes, for pairs of regions that take turns: annealing gains hardly anything.
+RELAY_SHARE = 0.9
 #: Shares of what is left of the budget for annealing from one start, and for annealing between two efforts.
 START_SHARE = 0.01
 TURN_SHARE = 0.1
@@ -221,8 +224,20 @@ def _by_regions(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[
             placement = tuple(item for union in partition for item in plans[union].ranges)
             if placement:
                 scored.append((incumbent.offer(placement), placement))
+    if incumbent.problem.num_nodes > MANY_NODES and len(regions) <= MOST_REGIONS and incumbent.single_layers is None:
+        relay = _relayed(incumbent, regions, plans)
+        scored.append((incumbent.offer(relay), relay))
     scored.sort(key=lambda pair: -pair[0])
     return [placement for _, placement in scored[:MOST_STARTS]]
+
+
+def _relayed(
+    incumbent: Incumbent, regions: Sequence[Sequence[int]], plans: Mapping[tuple[int, ...], _Plan]
+) -> tuple[NodeRange, ...]:
+    """Return a placement in which some pairs of regions take turns; empty where none gains."""
+    alone = [plans[region,].ranges if (region,) in plans else () for region in range(len(regions))]
+    with share_of(incumbent.budget, RELAY_SHARE) as part:
+        return relay_placement(incumbent.problem, regions, alone, part)
 
 
 def _bound_by(
