@@ -96,7 +96,7 @@ class Maker:
             for batch in self.fleet.batches()
             if degree <= self.devices and (point := make_point(ceilings, counts, degree, batch)) is not None
         ]
-        self.classes = [layer_classes(point, adding=not ceilings.tokens) for point in self.points]
+        self.classes = [layer_classes(point) for point in self.points]
 
     def micro(self, stages: Ints) -> Ints:
         """Return M of numbers of stages."""
@@ -194,15 +194,14 @@ class Maker:
         amounts, rows = self.classes[number]
         most = self.micro(stages[:, 1]).astype(np.float64)
         few = self.micro(stages[:, 0]).astype(np.float64)
-        hops = (stages[:, 0] - 1) * (0.0 if self.ceilings.tokens else point.hops[:, 0].min())
-        least = float(amounts @ rows[:, 1:].min(axis=1)) + hops
+        least = float(amounts @ rows[:, 1:].min(axis=1)) + (stages[:, 0] - 1) * point.hops[:, 0].min()
         steps = np.diff(point.decode, axis=1).min(axis=0).sum() + (stages[:, 0] - 1) * point.hops[:, 1].min()
         interval = np.maximum(most * caps[:, 2], steps)
         alive = (few * caps[:, 2] <= slo.token_s * (1 + SLACK)) & (steps <= slo.token_s * (1 + SLACK))
+        alive &= least <= slo.ttft_s * (1 + SLACK)
         work = most * point.batch
         if self.ceilings.tokens:
             return np.stack([work, interval, 0.0 * work, 0.0 * work], axis=1), alive
-        alive &= least <= slo.ttft_s * (1 + SLACK)
         fixed = (most - 1) * caps[:, 0] + self.fleet.steps * interval
         least = np.maximum(least, caps[:, 0])
         largest = np.minimum(stages[:, 1] * caps[:, 1], slo.ttft_s) * (1 + SLACK)

@@ -123,13 +123,9 @@ def _shares(fleet: Fleet, times: Sequence[GroupTimes]) -> Floats:
     return shares
 
 
-def layer_classes(point: Point, *, adding: bool) -> tuple[Ints, Floats]:
-    """Return how many layers of each class there are, and their w and seconds that add up: (classes, 1+groups).
-
-    Without `adding` (tokens) no seconds add up.
-    """
-    seconds = point.seconds if adding else np.zeros_like(point.seconds)
-    rows = np.concatenate([point.shares[:, None], seconds.T], axis=1)
+def layer_classes(point: Point) -> tuple[Ints, Floats]:
+    """Return how many layers of each class there are, and their w and seconds that add up: (classes, 1+groups)."""
+    rows = np.concatenate([point.shares[:, None], point.seconds.T], axis=1)
     found, amounts = np.unique(rows, axis=0, return_counts=True)
     return amounts.astype(np.int64), found
 

@@ -117,9 +117,8 @@ def _steps(maker: Maker, boxes: Boxes, place: int, prices: Floats, slopes: Float
         if place >= len(point.groups):
             continue
         price[rows] = prices[rows] @ point.groups[place]
-        if not maker.ceilings.tokens:
-            hop[rows] = slopes[rows] * point.hops[place, 0]
-            seconds[rows] = slopes[rows, None] * point.prefill[place][None, :]
+        hop[rows] = slopes[rows] * point.hops[place, 0]
+        seconds[rows] = slopes[rows, None] * point.prefill[place][None, :]
         ends[rows], last[rows] = maker.ends(point, place, boxes.stages[rows], boxes.caps[rows])
     return Steps(place, price, hop, seconds, ends, last)
 
