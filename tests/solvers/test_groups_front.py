@@ -77,3 +77,17 @@ def test_points_have_their_own_seconds_and_proofs_hold(oracle: ModuleType) -> No
             assert result.report.proof
     assert complete > 20
     assert changed > 0
+
+
+def test_a_front_ends_with_its_limit(oracle: ModuleType) -> None:
+    """With work for one question alone the plan found is the front, and nothing is said to be complete."""
+    stopped = 0
+    for seed in range(600, 610):
+        problem = _unequal(oracle, seed)
+        whole, first = pareto(problem), pareto(problem, work_limit=1)
+        if whole.plan is None or len(whole.plan.points) < 2:
+            continue
+        assert first.status in ("feasible", "no_solution"), seed
+        assert first.report.work < whole.report.work, seed
+        stopped += first.plan is not None
+    assert stopped > 0
