@@ -226,7 +226,8 @@ def _by_regions(incumbent: Incumbent, regions: Sequence[Sequence[int]]) -> list[
                 scored.append((incumbent.offer(placement), placement))
     if incumbent.problem.num_nodes > MANY_NODES and len(regions) <= MOST_REGIONS and incumbent.single_layers is None:
         relay = _relayed(incumbent, regions, plans)
-        scored.append((incumbent.offer(relay), relay))
+        if relay:
+            scored.append((incumbent.offer(relay), relay))
     scored.sort(key=lambda pair: -pair[0])
     return [placement for _, placement in scored[:MOST_STARTS]]
 

@@ -15,7 +15,6 @@ both parts are covered.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +41,6 @@ MOST_PARTNERS = 48
 #: cost far more than labels and find no more.
 BEAMS = ((200, 10, 0.06), (400, 10, 0.12), (800, 10, 0.25))
 MOST_LABELS = 150_000
-#: Ways to split the layers that are tried for a flow.
-MOST_SPLITS = 2
 #: Quantiles of the links between two regions that a handover is planned for: real nodes live up to the median, and
 #: mostly to the wider since those with the widest links are taken; never to 0.7. The first one is for estimates.
 QUANTILES = (0.6, 0.5)
@@ -186,25 +183,23 @@ class _Relay:
         best: tuple[NodeRange, ...] = ()
         value = self.alone
         for step in range(self._top, self._lowest - 1, -1):
-            for placement in itertools.chain.from_iterable(self._relays(step, width) for width in self._widths):
-                found = evaluate(self._problem, placement)[0]
+            for width in self._widths:
+                placement = self._relay(step, width)
+                found = evaluate(self._problem, placement)[0] if placement else 0.0
                 if found > value:
                     best, value = placement, found
             if value >= NEAR * STEP**step or self._budget.exhausted():
                 break
         return best
 
-    def _relays(self, step: int, width: float) -> Iterator[tuple[NodeRange, ...]]:
-        """Yield relays planned for a flow and a width of links, by where the first part ends."""
-        handover = self._handover(step, width)
-        if handover is None:
-            return
-        for layers in self._splits(step, handover):
-            if self._budget.exhausted():
-                return
-            parts = self._covered(step, layers, handover)
-            if parts is not None:
-                yield self._placed(layers, handover, parts)
+    def _relay(self, step: int, width: float) -> tuple[NodeRange, ...]:
+        """Return a relay planned for a flow and a width of links; empty where beams find none."""
+        handover = None if self._budget.exhausted() else self._handover(step, width)
+        layers = None if handover is None else self._split(step, handover)
+        if handover is None or layers is None:
+            return ()
+        parts = self._covered(step, layers, handover)
+        return () if parts is None else self._placed(layers, handover, parts)
 
     def _highest_step(self) -> int:
         """Return the highest step whose prices promise enough layers, those that beams lack included."""
@@ -230,14 +225,13 @@ class _Relay:
         one, other = handover
         return self.first.prices(step).worth - one.waste, self.second.prices(step).worth - other.waste
 
-    def _splits(self, step: int, handover: tuple[_Ends, _Ends]) -> list[int]:
-        """Return layers of the first part, those that leave both parts most to waste first."""
+    def _split(self, step: int, handover: tuple[_Ends, _Ends]) -> int | None:
+        """Return the layers of the first part that leave both most to waste; None where prices promise too few."""
         one, other = self._worth(step, handover)
         if not math.isfinite(one + other):  # the budget ended before any prices
-            return []
-        even = one - (one + other - self._layers) / 2.0
-        near = sorted(range(math.floor(even) - 1, math.ceil(even) + 2), key=lambda at: abs(at - even))
-        return [at for at in near if 0 < at < one and self._layers - other < at < self._layers][:MOST_SPLITS]
+            return None
+        layers = round((one + self._layers - other) / 2.0)
+        return layers if 0 < layers < one and self._layers - other < layers < self._layers else None
 
     def _covered(
         self, step: int, layers: int, handover: tuple[_Ends, _Ends]
