@@ -28,6 +28,7 @@ from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
 from gpuplan.solvers.flow.link_bounds import crossing_capacity
+from gpuplan.solvers.flow.maxflow import evaluate
 from gpuplan.solvers.flow.parts import part_of, restricted, share_of
 from gpuplan.solvers.flow.polish import MANY_NODES, Polish
 from gpuplan.solvers.flow.region_cover import EFFORTS, RegionCover
@@ -42,6 +43,9 @@ UNION_EFFORTS = 2
 PLANNING_SHARE, PLANNING_SHARE_OF_MANY = 0.1, 0.5
 #: Share of what is left then, of many nodes, for pairs of regions that take turns: annealing gains hardly anything.
 RELAY_SHARE = 0.9
+#: Relays are tried where regions alone reach the first share of their own bounds (else annealing gains more) and no more
+#: than the second of the bound of all (else there is little to gain).
+SETTLED, NEAR_ENOUGH = 0.97, 0.96
 #: Shares of what is left of the budget for annealing from one start, and for annealing between two efforts.
 START_SHARE = 0.01
 TURN_SHARE = 0.1
@@ -236,7 +240,13 @@ def _relayed(
     incumbent: Incumbent, regions: Sequence[Sequence[int]], plans: Mapping[tuple[int, ...], _Plan]
 ) -> tuple[NodeRange, ...]:
     """Return a placement in which some pairs of regions take turns; empty where none gains."""
-    alone = [plans[region,].ranges if (region,) in plans else () for region in range(len(regions))]
+    if any((region,) not in plans for region in range(len(regions))):
+        return ()
+    alone = [plans[region,].ranges for region in range(len(regions))]
+    value = sum(evaluate(incumbent.problem, placement)[0] for placement in alone if placement)
+    reachable = sum(plans[region,].bound for region in range(len(regions)))
+    if value < SETTLED * reachable or value > NEAR_ENOUGH * incumbent.bound:
+        return ()
     with share_of(incumbent.budget, RELAY_SHARE) as part:
         return relay_placement(incumbent.problem, regions, alone, part)
 
