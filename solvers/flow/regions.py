@@ -43,8 +43,8 @@ UNION_EFFORTS = 2
 PLANNING_SHARE, PLANNING_SHARE_OF_MANY = 0.1, 0.5
 #: Share of what is left then, of many nodes, for pairs of regions that take turns: annealing gains hardly anything.
 RELAY_SHARE = 0.9
-#: Relays are tried where regions alone reach the first share of their own bounds (else annealing gains more) and no more
-#: than the second of the bound of all (else there is little to gain).
+#: Relays are tried where regions alone reach the first share of their own bounds (else annealing gains more) and no
+#: more than the second of the bound of all (else there is little to gain).
 SETTLED, NEAR_ENOUGH = 0.97, 0.96
 #: Shares of what is left of the budget for annealing from one start, and for annealing between two efforts.
 START_SHARE = 0.01
