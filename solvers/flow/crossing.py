@@ -1,38 +1,48 @@
 """How much of a flow can be in which regions, layer by layer: what slow links between regions let over.
 
 Nodes of a region are joined by links that cannot bind; x_r is the flow inside region r on a layer. At a boundary only
-nodes that *end* there send, to nodes that hold the next layer. What is possible is kept as the set function
+nodes that *end* there send, to nodes that hold the next layer; the others keep their flow, so nodes that *start* there
+have only what they are sent. What is possible is kept as the set function
 
     ρ(B) = the most flow that can be in the regions of B,
 
-a minimum cut, so the flows x possible are those with x(B) ≤ ρ(B). With C_b the coverage of the next layer by region b,
-the cut of a boundary gives
+a minimum cut, so the flows x possible are those with x(B) ≤ ρ(B). With E_a what the nodes of a that end pass, K_b and
+S_b what those of b pass that stay and that start, the cut of a boundary gives
 
-    ρ'(B) = min over S of ρ(S^c) + Σ_{b ∈ B∩S} C_b + Y(S, B∖S),
+    ρ'(B) = min over U of ρ(U^c) + Σ_{b ∈ B∩U} K_b + Y(U, B),
 
-S the regions whose flow the cut leaves uncut before the boundary, Y(S, Z) what the ended nodes of S send into Z: with
-E_a the throughput of the nodes of a that end, the least of
+U the regions whose flow the cut leaves uncut before the boundary, and Y what the nodes of U that end can hand to nodes
+of B: to those that start, in regions of U (whose nodes that stay the cut has paid for), to all that hold the next layer
+in the others. Inside a region they do so without limit, so Y is the least of
 
-    Σ_{a ∈ S∖A} E_a + Σ over nodes of Z of min(what they pass, their links from nodes of A),    A ⊆ S,
-    Σ_{b ∈ Z∖T} C_b + Σ over nodes of S of min(what they pass, their links to nodes of T),      T ⊆ Z.
+    Σ_{a ∈ U∖A} E_a + Σ_{b ∈ B∩A} S_b + Σ over nodes of B∖A of min(what they pass, their links from nodes of A),
 
-Which nodes of a group (alike but for their links) hold and end is open, so links are the widest: n nodes of group g and
-m of h have U_gh(n, m) together, one of h from n of g U_gh(n, 1), and the nodes of h together no more than Σ_g U_gh.
+A ⊆ U the regions whose ended nodes the cut leaves uncut, and, the cut leaving uncut the receivers of Z ⊆ B,
+
+    Σ over receivers of B∖Z of what they pass + Σ_{a ∈ U∩Z} E_a
+        + Σ over ended nodes of U∖Z of min(what they pass, their links to receivers of Z).
+
+Which nodes of a group (alike but for their links) hold and end is open: `partners.py` bounds the sums over nodes.
 Inside a region flow may move between nodes at will, so every ρ is an upper bound: where ρ(all regions) is below a
 target, no placement that looks like this reaches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gpuplan.profiles.problems.flow import FlowProblem, IntArray
+from gpuplan.profiles.problems.flow import FloatArray, FlowProblem, IntArray
+from gpuplan.solvers.flow.growth import OutOfWork
 from gpuplan.solvers.flow.instance import Items
+from gpuplan.solvers.flow.partners import Partners
 
-#: Rows of a table of links all of whose subsets are tried.
-MOST_ROWS = 10
+#: Rows that can be told apart.
+MOST_ROWS = 2**20
+#: Cuts of boundaries kept: bounds memory, 8 bytes each.
+MOST_KNOWN = 10_000_000
 
 
 class Crossing:
@@ -54,17 +64,23 @@ class Crossing:
 
     def __init__(self, problem: FlowProblem, regions: Sequence[int], items: Items, tokens_per_tick: float) -> None:
         self.target = items.target
-        self.regions = np.array(regions, dtype=np.int64)
-        self.num_regions = int(self.regions.max()) + 1
+        region_of = np.array(regions, dtype=np.int64)
+        self.num_regions = int(region_of.max()) + 1
         self.columns = 2**self.num_regions - 1
-        self._items = [np.flatnonzero(items.kind == g) for g in range(len(regions))]
-        self._value = items.value
+        self._cuts = list(itertools.product(range(self.columns + 1), self._masks()))
+        self._known: dict[int, int] = {}
+        self._over: IntArray = np.zeros((len(self._cuts), 0), dtype=np.int64)
+        self._most_known = MOST_KNOWN // len(self._cuts)
         self._tick = tokens_per_tick
         groups = [np.flatnonzero(problem.node_kinds == g) for g in range(len(regions))]
-        self._links = self._between(problem, groups)
+        links = self._ticks(problem.link_tokens_per_s).astype(np.float64)
+        self._senders = Partners(links, groups, items.kind, items.value, region_of, self.target)
+        self._receivers = Partners(links.T, groups, items.kind, items.value, region_of, self.target)
         source = self._ends(problem.source_tokens_per_s, groups)[items.kind]
         sink = self._ends(problem.sink_tokens_per_s, groups)[items.kind]
-        within = self.regions[items.kind][:, None] == np.arange(self.num_regions)
+        self._group: IntArray = (items.kind[:, None] == np.arange(len(regions))).astype(np.int64)
+        self._in_region: IntArray = (region_of[:, None] == np.arange(self.num_regions)).astype(np.int64)
+        within = region_of[items.kind][:, None] == np.arange(self.num_regions)
         self._worth: IntArray = within * items.value[:, None]
         self._from_source: IntArray = within * np.minimum(items.value, source)[:, None]
         self._to_sink: IntArray = within * np.minimum(items.value, sink)[:, None]
@@ -83,7 +99,7 @@ class Crossing:
             best = np.minimum(best, rho[:, mask - 1] + room[full & ~mask])
         return best
 
-    def step(self, rho: IntArray, rows: IntArray, ended: IntArray, covers: IntArray) -> IntArray:
+    def step(self, rho: IntArray, rows: IntArray, ended: IntArray, stay: IntArray, start: IntArray) -> IntArray:
         """Return ρ after a boundary.
 
         Parameters
@@ -91,104 +107,116 @@ class Crossing:
         rho
             ρ before it, ticks, shape (N, 2^R−1).
         rows
-            Nodes by item, shape (·, I).
-        ended, covers
-            Numbers of rows: of the nodes that end there, and of those that hold the next layer; shape (N,).
+            Nodes by item, shape (·, I), a number always for the same row.
+        ended, stay, start
+            Numbers of rows: of the nodes that end there, of those that hold the layers on both sides, and of those that
+            start; shape (N,).
+
+        Raises
+        ------
+        OutOfWork
+            For more rows than can be told apart.
         """
-        pairs, at = np.unique(ended * len(rows) + covers, return_inverse=True)
-        let_over = self._let_over(rows[pairs // len(rows)], rows[pairs % len(rows)])
-        uncut = [np.zeros(len(rho), dtype=np.int64), *rho.T]
+        if len(rows) > MOST_ROWS:
+            raise OutOfWork
+        triples, at = np.unique((ended * MOST_ROWS + stay) * MOST_ROWS + start, return_inverse=True)
+        let_over = self._let_over(rows, triples)[:, at]
+        before = [np.zeros(len(rho), dtype=np.int64), *rho.T]
         after = np.full(rho.shape, self.target, dtype=np.int64)
-        for (inside, into), least in let_over.items():
-            np.minimum(after[:, into - 1], uncut[self.columns & ~inside] + least[at], out=after[:, into - 1])
+        for (uncut, into), least in zip(self._cuts, let_over, strict=True):
+            np.minimum(after[:, into - 1], before[self.columns & ~uncut] + least, out=after[:, into - 1])
         return after
 
-    def _let_over(self, ended: IntArray, covers: IntArray) -> dict[tuple[int, int], IntArray]:
-        """Return what regions B can hold of what regions S had, by (S, B): coverage where shared, else what crosses."""
-        full = self.columns
-        sent, room = self._sums(ended @ self._worth), self._sums(covers @ self._worth)
-        pairs = {(a, b) for a in range(full + 1) for b in _subsets(full & ~a)}
-        links = {(g, h): (self._count(ended, g), self._count(covers, h)) for g, h in self._links}
-        taken = {(a, b): self._taken(covers, links, self._members(a), self._members(b)) for a, b in pairs}
-        given = {(a, b): self._given(ended, links, self._members(a), self._members(b)) for a, b in pairs}
-        over = {}
-        for a, b in pairs:
-            cuts = [sent[a & ~some] + taken[some, b] for some in _subsets(a)]
-            cuts += [given[a, some] + room[b & ~some] for some in _subsets(b)]
-            over[a, b] = np.minimum.reduce(cuts)
-        return {(a, b): room[a & b] + over[a, b & ~a] for a in range(full + 1) for b in self._masks()}
+    def _let_over(self, rows: IntArray, triples: IntArray) -> IntArray:
+        """Return Σ K_b + Y by cut (U, B) and triple of rows, those found before looked up."""
+        if len(self._known) > self._most_known:
+            self._known, self._over = {}, self._over[:, :0]
+        keys = triples.tolist()
+        fresh = [key for key in keys if key not in self._known]
+        if fresh:
+            self._known.update(zip(fresh, range(len(self._known), len(self._known) + len(fresh)), strict=True))
+            self._over = np.concatenate([self._over, self._cut(rows, np.array(fresh, dtype=np.int64))], axis=1)
+        return self._over[:, [self._known[key] for key in keys]]
 
-    def _taken(self, covers: IntArray, counts: Counts, senders: Sequence[int], receivers: Sequence[int]) -> IntArray:
-        """Return Σ over receiving nodes of the lesser of what they pass and what senders have links for."""
-        parts = []
-        for h in receivers if senders else ():
-            one = self._sum([self._links[g, h][counts[g, h][0], 1] for g in senders])
-            together = self._sum([self._links[g, h][counts[g, h]] for g in senders])
-            parts.append(np.minimum(self._passed(covers, h, one), together))
-        return self._sum([np.zeros(len(covers), dtype=np.int64), *parts])
+    def _cut(self, rows: IntArray, triples: IntArray) -> IntArray:
+        """Return Σ K_b + Y by cut (U, B) and triple: what regions B can hold of what regions U had."""
+        ended, stay, start = triples // MOST_ROWS**2, triples // MOST_ROWS % MOST_ROWS, triples % MOST_ROWS
+        worth = rows @ self._worth
+        ends, stays, starts = (self._sums(worth[numbers]) for numbers in (ended, stay, start))
+        taken, given = self._taken(rows, ended, stay, start), self._given(rows, ended, stay, start)
+        over = []
+        for uncut, into in self._cuts:
+            cuts = []
+            for a in _subsets(uncut):
+                receivers = into & ~a
+                cuts.append(ends[uncut & ~a] + starts[into & a] + taken[a, receivers & uncut, receivers & ~uncut])
+            for z in _subsets(into):
+                paid = into & ~z
+                cut = starts[paid] + stays[paid & ~uncut] + ends[uncut & z]
+                cuts.append(cut + given[uncut & ~z, z & uncut, z & ~uncut])
+            over.append(stays[into & uncut] + np.minimum.reduce(cuts))
+        return np.stack(over)
 
-    def _given(self, ended: IntArray, counts: Counts, senders: Sequence[int], receivers: Sequence[int]) -> IntArray:
-        """Return Σ over sending nodes of the lesser of what they pass and what they have links for to receivers."""
-        parts = []
-        for g in senders if receivers else ():
-            one = self._sum([self._links[g, h][1, counts[g, h][1]] for h in receivers])
-            together = self._sum([self._links[g, h][counts[g, h]] for h in receivers])
-            parts.append(np.minimum(self._passed(ended, g, one), together))
-        return self._sum([np.zeros(len(ended), dtype=np.int64), *parts])
+    def _taken(
+        self, rows: IntArray, ended: IntArray, stay: IntArray, start: IntArray
+    ) -> dict[tuple[int, int, int], IntArray]:
+        """Return what receivers get by links from ended nodes of A: nodes that start, of some regions; all, of others.
 
-    def _sum(self, parts: Sequence[IntArray]) -> IntArray:
-        """Return the sum, the target at most: 64 bits hold more only where groups are few."""
-        total = parts[0]
-        for part in parts[1:]:
-            total = np.minimum(total + part, self.target)
-        return total
+        The keys are masks: A, regions of those that start, regions of all.
+        """
+        found = {}
+        distinct, at = np.unique(ended, return_inverse=True)
+        counts = rows[distinct] @ self._group
+        for senders in range(self.columns + 1):
+            keys = list(_partings(self.columns & ~senders))
+            asked = (self._regions([new | every for new, every in keys]), self._regions([every for _, every in keys]))
+            others = counts * self._members(senders), at
+            passed = self._receivers.passed(((rows, start), (rows, stay)), others, asked)
+            found.update({(senders, *key): column for key, column in zip(keys, passed.T, strict=True)})
+        return found
 
-    def _count(self, rows: IntArray, group: int) -> IntArray:
-        """Return the nodes of a group."""
-        count: IntArray = rows[:, self._items[group]].sum(axis=1)
-        return count
+    def _given(
+        self, rows: IntArray, ended: IntArray, stay: IntArray, start: IntArray
+    ) -> dict[tuple[int, int, int], IntArray]:
+        """Return what ended nodes of a set of regions give by links to receivers, keys as above."""
+        found = {}
+        distinct, at = np.unique(start * MOST_ROWS + stay, return_inverse=True)
+        starts, stays = rows[distinct // MOST_ROWS] @ self._group, rows[distinct % MOST_ROWS] @ self._group
+        for new, every in _partings(self.columns):
+            others = starts * self._members(new | every) + stays * self._members(every), at
+            sets = _subsets(self.columns & ~(new | every))
+            passed = self._senders.passed(((rows, ended),), others, (self._regions(sets),))
+            found.update({(senders, new, every): column for senders, column in zip(sets, passed.T, strict=True)})
+        return found
 
-    def _passed(self, rows: IntArray, group: int, most: IntArray) -> IntArray:
-        """Return what the nodes of a group pass, `most` (N,) each at most."""
-        items = self._items[group]
-        passed: IntArray = (rows[:, items] * np.minimum(self._value[items], most[:, None])).sum(axis=1)
-        return passed
-
-    def _between(self, problem: FlowProblem, groups: Sequence[IntArray]) -> dict[tuple[int, int], IntArray]:
-        """Return U as tables by counts of senders and receivers, for groups of different regions."""
-        tables = {}
-        for g, senders in enumerate(groups):
-            for h, receivers in enumerate(groups):
-                if self.regions[g] != self.regions[h]:
-                    links = self._ticks(problem.link_tokens_per_s[np.ix_(senders, receivers)])
-                    widest = np.minimum(_largest(links), _largest(links.T).T)
-                    tables[g, h] = np.minimum(widest, self.target)
-        return tables
-
-    def _ends(self, capacity: np.ndarray[tuple[int], np.dtype[np.float64]], groups: Sequence[IntArray]) -> IntArray:
+    def _ends(self, capacity: FloatArray, groups: Sequence[IntArray]) -> IntArray:
         """Return the widest link to an end of any node of each group, ticks."""
         return np.array([int(self._ticks(capacity[nodes]).max(initial=0)) for nodes in groups], dtype=np.int64)
 
-    def _ticks(self, tokens: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> IntArray:
+    def _ticks(self, tokens: FloatArray) -> IntArray:
         # No flow exceeds the target, so wider links are as good as the target.
         capped = np.minimum(tokens / self._tick, float(self.target))
         ticks: IntArray = np.minimum(np.ceil(capped * (1.0 + 1e-12)).astype(np.int64), self.target)
         return ticks
 
-    def _members(self, mask: int) -> list[int]:
-        return [g for g, region in enumerate(self.regions.tolist()) if mask >> region & 1]
+    def _members(self, mask: int) -> IntArray:
+        """Return 1 for groups in the regions of a mask."""
+        chosen: IntArray = self._in_region[:, self._bits(mask)].sum(axis=1)
+        return chosen
+
+    def _regions(self, masks: Sequence[int]) -> FloatArray:
+        """Return, a column for each mask, 1.0 for its regions."""
+        return np.array([[float(mask >> r & 1) for mask in masks] for r in range(self.num_regions)])
+
+    def _bits(self, mask: int) -> IntArray:
+        return np.array([r for r in range(self.num_regions) if mask >> r & 1], dtype=np.int64)
 
     def _sums(self, by_region: IntArray) -> list[IntArray]:
         """Return the sums over every set of regions, by mask."""
-        chosen = [[r for r in range(self.num_regions) if mask >> r & 1] for mask in range(self.columns + 1)]
-        return [by_region[:, some].sum(axis=1) for some in chosen]
+        return [by_region[:, self._bits(mask)].sum(axis=1) for mask in range(self.columns + 1)]
 
     def _masks(self) -> range:
         return range(1, self.columns + 1)
-
-
-#: Senders and receivers, each (N,), by their groups.
-Counts = Mapping[tuple[int, int], tuple[IntArray, IntArray]]
 
 
 def _subsets(mask: int) -> list[int]:
@@ -201,18 +229,8 @@ def _subsets(mask: int) -> list[int]:
         subset = (subset - 1) & mask
 
 
-def _largest(links: IntArray) -> IntArray:
-    """Return the most that n rows and m columns have together, by n and m; of many rows a bound on it."""
-    rows, columns = links.shape
-    table = np.zeros((rows + 1, columns + 1))
-    exact = links.astype(np.float64)
-    if rows <= MOST_ROWS:
-        for some in range(1, 2**rows):
-            chosen = [row for row in range(rows) if some >> row & 1]
-            widest = np.cumsum(np.sort(exact[chosen].sum(axis=0))[::-1])
-            table[len(chosen), 1:] = np.maximum(table[len(chosen), 1:], widest)
-    else:
-        ranked = np.sort(np.cumsum(np.sort(exact, axis=1)[:, ::-1], axis=1), axis=0)[::-1]
-        table[1:, 1:] = np.cumsum(ranked, axis=0)
-    widest_ticks: IntArray = np.ceil(np.minimum(table, 2.0**60) * (1.0 + 1e-12)).astype(np.int64)
-    return widest_ticks
+def _partings(mask: int) -> Iterator[tuple[int, int]]:
+    """Yield every pair of disjoint subsets of a bit mask."""
+    for one in _subsets(mask):
+        for other in _subsets(mask & ~one):
+            yield one, other

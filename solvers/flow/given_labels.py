@@ -38,7 +38,7 @@ def search_around(
     outcome = search.run()
     answer = "missed" if outcome.answer == "impossible" else outcome.answer
     ranges = (*outcome.ranges, *given) if answer == "found" else ()
-    return Outcome(answer, ranges, outcome.labels)
+    return Outcome(answer, (ranges,), outcome.labels)
 
 
 class _Around(LabelSearch):

@@ -48,7 +48,7 @@ class Heat:
 FROM_PLANS = (Heat(0.02, 0.9, 0.0), Heat(0.1, 0.3, 0.5))
 FROM_BEST = (Heat(0.003, 0.3, 0.0), Heat(0.02, 0.3, 0.0), Heat(0.08, 0.3, 0.0), Heat(0.3, 0.3, 0.0))
 #: First temperatures and shares of swaps of the runs that realise a placement of the label search, and runs of each.
-REALISING = ((0.3, 1.0), (0.05, 0.5), (0.01, 0.3))
+REALISING = ((0.05, 1.0), (0.3, 1.0), (0.05, 0.5), (0.01, 0.3))
 RUNS_OF_REALISING = 3
 FROM_CHANCE = Heat(0.3, 0.3, 0.3)
 AIMS = (0.0, 0.05, 0.2, 0.5)
@@ -82,23 +82,33 @@ class Polish:
         for heat in self.from_plans:
             self._chain(self._state(start), heat)
 
-    def realise(self, start: Sequence[NodeRange], target: float, budget: Budget) -> None:
-        """Anneal a placement towards the target (tokens/s) it was found for: who holds what first, then details."""
+    def realise(self, starts: Sequence[Sequence[NodeRange]], target: float, budget: Budget) -> None:
+        """Anneal placements towards the target (tokens/s) they were found for: who holds what first, then details."""
         self.budget = budget
-        state = self._state(start)
         found: Annealed | None = None
+        for start in starts:
+            tried = self._run(self._state(start), target, *REALISING[0])
+            if tried is not None and (found is None or tried.value > found.value):
+                found = tried
         for hot, swaps in REALISING:
             for _ in range(RUNS_OF_REALISING):
-                if self._over():
-                    break
-                moves = max(MOVES * 24 // max(len(self.arrays.kinds), 24), 500)
-                schedule = Schedule(moves, hot, 0.03 * hot, swaps)
-                found = anneal(self.arrays, *state, target, schedule, int(self.rng.integers(2**31)))
-                self.budget.spend(moves)
-                state = found.best_start, found.best_length
-                self.incumbent.offer(_placement(*state))
+                if found is not None:
+                    found = self._run((found.best_start, found.best_length), target, hot, swaps) or found
         if found is not None:
             self._keep(found)
+
+    def _run(self, state: State, target: float, hot: float, swaps: float) -> Annealed | None:
+        """Anneal once and offer what is found; None when the limits are reached."""
+        if self._over():
+            return None
+        moves = max(MOVES * 24 // max(len(self.arrays.kinds), 24), 500)
+        found = anneal(self.arrays, *state, target, Schedule(moves, hot, 0.03 * hot, swaps), self._seed())
+        self.budget.spend(moves)
+        self.incumbent.offer(_placement(found.best_start, found.best_length))
+        return found
+
+    def _seed(self) -> int:
+        return int(self.rng.integers(2**31))
 
     def rounds(self, budget: Budget) -> None:
         """Anneal from the best placements and now and then from chance, until the budget ends or nothing is gained."""
@@ -130,7 +140,7 @@ class Polish:
         best: Annealed | None = None
         for link in range(LINKS_OF_CHAIN):
             schedule = Schedule(moves, float(steps[link]), float(steps[link + 1]), heat.swaps, heat.rough)
-            found = anneal(self.arrays, *state, target, schedule, int(self.rng.integers(2**31)))
+            found = anneal(self.arrays, *state, target, schedule, self._seed())
             self.budget.spend(moves)
             state = found.start, found.length
             if best is None or found.value > best.value:

@@ -1,14 +1,15 @@
 """Label search over layers by regions: whether the target can flow when links between regions are slow.
 
 As in `labels.py` a label is a state, the nodes used and what prices leave to waste; here also ρ, how much of the flow
-can be in which regions (`crossing.py`). Labels go when the prices, the nodes or a boundary rule them out, when a range
-they start is needless, or when another label of the same state uses no more nodes and lets as much flow be anywhere.
+can be in which regions (`crossing.py`). Labels go when the prices, the nodes or a boundary rule them out, when they
+start a range that may start later, or when another label of the same state uses no more nodes and lets as much flow be
+anywhere.
 
-Why a needless range may go: let a label have a completion that passes the target, and take the one with fewest layers
-held in all. If it started, on this layer, a range whose variant has the same ρ, then starting that range one layer
-later, its end the same, would be a completion too, with one layer less. So every label that can be completed has a
-child that can, and what dominates that child can be completed likewise. Hence an untruncated search that ends empty
-*proves* the target impossible, for these regions and any placement.
+Let a placement pass the target, of those that do one with fewest layers held in all. Where no node ends it starts no
+range too many: that range could start one layer later, and there would be one with fewer. So the search may leave such
+steps out and still has one that follows the placement; and whatever dominates a label on its way can go on with the
+same steps, since which of them are left out depends on the state and on what ended alone. Hence an untruncated search
+that ends empty *proves* the target impossible, for these regions and any placement.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gpuplan.profiles.problems.flow import IntArray
 from gpuplan.solvers.flow.crossing import Crossing
 from gpuplan.solvers.flow.instance import Instance
 from gpuplan.solvers.flow.prices import Prices
-from gpuplan.solvers.flow.region_states import COVER, ENDED, LONGEST, VARIANTS, VARIANTS_END, RegionStates
+from gpuplan.solvers.flow.region_states import ENDED, LONGEST, START, STAY, TOO_MANY, RegionStates
 from gpuplan.solvers.flow.sweep import Labels, Options, Outcome, Sweep, most_slack
 from gpuplan.solvers.flow.transitions import Transitions
 from gpuplan.solvers.limits import Budget
@@ -108,9 +109,8 @@ class _Search(Sweep[RegionLabels]):
         left = self.instance.num_layers - layer
         used = labels.used[parent] + table.used[step]
         fits = (used <= self.instance.counts).all(axis=1) & (table.notes[step, LONGEST] <= left)
-        if layer:  # where nothing ends no flow can change its region, so a range too many is needless
-            excess_range = table.notes[step, VARIANTS_END] > table.notes[step, VARIANTS]
-            fits &= ~excess_range | (labels.ended[parent] != self.walk.none)
+        if layer:  # where nothing ends what starts has no flow, so a range too many may start later
+            fits &= (table.notes[step, TOO_MANY] == 0) | (labels.ended[parent] != self.walk.none)
         kept = np.flatnonzero(fits)
         parent, step, used = parent[kept], step[kept], used[kept]
         state = table.following[step]
@@ -118,31 +118,17 @@ class _Search(Sweep[RegionLabels]):
         margin = np.minimum(slack, self.walk.margin(state, used, left - 1))
         kept = np.flatnonzero(margin >= 0.0)
         parent, step = parent[kept], step[kept]
-        rho = self._after(labels, parent, table.notes[step, COVER], layer)
+        rho = self._after(labels, parent, table.notes[step, STAY], table.notes[step, START], layer)
         ended = table.notes[step, ENDED]
         through = rho[:, -1] if left > 1 else self.crossing.to_sink(rho, self.walk.rows[ended])
         flows = np.flatnonzero(through >= self.crossing.target)
-        flows = flows[self._needed(labels, parent[flows], table.notes[step[flows]], rho[flows], layer)]
         kept, parent, step = kept[flows], parent[flows], step[flows]
         found = RegionLabels(state[kept], used[kept], slack[kept], margin[kept], parent, step, ended[flows], rho[flows])
         return self.undominated(found)
 
-    def _after(self, labels: RegionLabels, parent: IntArray, cover: IntArray, layer: int) -> IntArray:
-        """Return ρ on the layer for covers that follow labels."""
+    def _after(self, labels: RegionLabels, parent: IntArray, stay: IntArray, start: IntArray, layer: int) -> IntArray:
+        """Return ρ on the layer for nodes that stay and start after labels."""
         rows = self.walk.rows
         if layer == 0:
-            return self.crossing.from_source(rows[cover])
-        return self.crossing.step(labels.rho[parent], rows, labels.ended[parent], cover)
-
-    def _needed(self, labels: RegionLabels, parent: IntArray, notes: IntArray, rho: IntArray, layer: int) -> IntArray:
-        """Return the children all of whose variants let less flow through."""
-        sizes = notes[:, VARIANTS_END] - notes[:, VARIANTS]
-        if not sizes.any():
-            return np.arange(len(parent))
-        child = np.repeat(np.arange(len(parent)), sizes)
-        within = np.arange(len(child)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        variants = np.array(self.walk.variants, dtype=np.int64)[notes[child, VARIANTS] + within]
-        same = (self._after(labels, parent[child], variants, layer) == rho[child]).all(axis=1)
-        needed = np.ones(len(parent), dtype=bool)
-        needed[child[same]] = False
-        return np.flatnonzero(needed)
+            return self.crossing.from_source(rows[start])
+        return self.crossing.step(labels.rho[parent], rows, labels.ended[parent], stay, start)

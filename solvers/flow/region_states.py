@@ -3,11 +3,10 @@
 Where links bind, a range too many may be what lets flow change its region, so covers of every kind count, not minimal
 ones only; and a state must tell which ranges are under way, since a node sends where its range ends. A state is how
 many ranges of each (group, layers) have how many layers left; a transition starts a cover of the current layer
-(`growth.py`) and moves on one layer; ranges that end with it are its *ended* row, ranges on the layer its *cover* row
-(`crossing.py` reads both). With a cover come its *needless* variants: the cover without one of the ranges it starts,
-where coverage allows. A range of two layers or more whose variant lets as much flow through should have started one
-layer later: it ends where it ended, and with one layer less a node passes as much or more, unless k−1 layers pass no
-more than k. (A range of one layer too many may still be needed to send where it ends.)
+(`growth.py`) and moves on one layer; it notes the rows of nodes that end with the layer, that held the layer before too
+(*stay*) and that *start* with it (`crossing.py` reads them). Where no node ends before a layer, no node that starts on
+it has any flow there: a cover with a range *too many* may then start that range one layer later, its end the same, and
+no flow changes, if with one layer less a node passes as much or more.
 
 A node that holds fewer layers than would pass as much (k' < k, T(k') ≤ T(k)) may as well start k − k' layers earlier:
 flow may enter a range anywhere. Only at layer 0 is there no earlier layer, so such ranges start there and nowhere else.
@@ -26,8 +25,9 @@ from gpuplan.solvers.flow.prices import PoolMargin, Prices
 from gpuplan.solvers.flow.transitions import Numbered, Transitions
 from gpuplan.solvers.limits import Budget
 
-#: What a transition notes: its ended and cover rows, its longest range, where its needless variants start and end.
-ENDED, COVER, LONGEST, VARIANTS, VARIANTS_END = range(5)
+#: What a transition notes: its rows of nodes that end, stay and start, its longest range, whether it starts a range too
+#: many that could start later.
+ENDED, STAY, START, LONGEST, TOO_MANY = range(5)
 
 
 class RegionStates:
@@ -70,7 +70,6 @@ class RegionStates:
         self._rows = Numbered(self._describe.shape[1])
         self._table = Transitions(self._groups, notes=5)
         self._pool = PoolMargin(instance, pool, self._groups)
-        self.variants: list[int] = []
         self.first = int(self._acts.numbers(np.zeros((1, len(left)), dtype=np.uint16))[0])
         self.none = int(self._rows.numbers(np.zeros((1, self._describe.shape[1]), dtype=np.int64))[0])
 
@@ -81,7 +80,7 @@ class RegionStates:
 
     @property
     def rows(self) -> IntArray:
-        """Ended and cover rows by number: nodes by item of the prices."""
+        """Rows of nodes that end, stay or start by number: nodes by item of the prices."""
         rows: IntArray = self._rows.rows.astype(np.int64, copy=False)
         return rows
 
@@ -112,14 +111,15 @@ class RegionStates:
         picked = np.array([item for picks in covers.picks for item in picks], dtype=np.int64)
         np.add.at(under_way, (at, self._offset[picked] + self.items.layers[picked] - 1), 1)
         np.maximum.at(longest, at, self.items.layers[picked])
-        cover = under_way @ self._describe
+        stay = acts[covers.owner] @ self._describe
+        start = under_way @ self._describe - stay
         ends = self._left == 1
         ended = under_way[:, ends] @ self._describe[ends]
         moved = np.zeros_like(under_way)
         moved[:, :-1] = np.where(self._left[1:] > 1, under_way[:, 1:], 0)
-        first, last = self._note_variants(covers, cover)
+        too_many = self._too_many(covers, stay + start)
         numbers = self._rows.numbers
-        notes = np.stack([numbers(ended), numbers(cover), longest, first, last], axis=1)
+        notes = np.stack([numbers(ended), numbers(stay), numbers(start), longest, too_many], axis=1)
         self._table.add(
             states,
             windows,
@@ -131,19 +131,13 @@ class RegionStates:
             notes,
         )
 
-    def _note_variants(self, covers: Partial, cover: IntArray) -> tuple[IntArray, IntArray]:
-        """Note every cover less one of its ranges; return where the variants of each cover start and end."""
-        total = cover @ self.items.value[: cover.shape[1]]
-        spare = total - self._growth.target
-        first = np.full(len(covers.picks), len(self.variants), dtype=np.int64)
-        last = first.copy()
+    def _too_many(self, covers: Partial, held: IntArray) -> IntArray:
+        """Return whether a cover would do without a range it starts, one that passes as much with one layer less."""
+        spare = held @ self.items.value[: held.shape[1]] - self._growth.target
+        found = np.zeros(len(spare), dtype=np.int64)
         for at in np.flatnonzero(spare >= self.items.value.min()).tolist():
-            first[at] = len(self.variants)
-            able = [i for i in set(covers.picks[at]) if self._shortens[i] and self.items.value[i] <= spare[at]]
-            if able:
-                self.variants += self._rows.numbers(cover[at] - self._describe[self._offset[able]]).tolist()
-            last[at] = len(self.variants)
-        return first, last
+            found[at] = any(self._shortens[i] and self.items.value[i] <= spare[at] for i in covers.picks[at])
+        return found
 
     def _shortenable(self, items: Items) -> list[bool]:
         """Return whether a range with one layer less passes as much or more: then it may start later."""

@@ -139,9 +139,9 @@ def _by_turns(
     if len(regions) > 1 and incumbent.problem.num_nodes <= MANY_NODES:
         search = RegionCover(incumbent, regions, top, polish.realise)
         for effort in range(len(EFFORTS)):
-            search.seek(effort)
             search.prove(effort)
-            for placement in starts if effort == 0 else ():
+            search.seek(effort)
+            for placement in () if effort or search.near() else starts:
                 with share_of(budget, START_SHARE) as part:
                     polish.improve(placement, part)
             with share_of(budget, TURN_SHARE) as part:

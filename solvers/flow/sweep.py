@@ -40,19 +40,25 @@ class Outcome:
     """What a search found.
 
     `answer` is ``found`` (with ranges that pass every test of the search), ``impossible`` (proven), ``missed`` (a beam
-    or a window ended empty) or ``stopped`` (a limit was reached).
+    or a window ended empty) or ``stopped`` (a limit was reached). Of several `endings` the first has most slack.
     """
 
     answer: Literal["found", "impossible", "missed", "stopped"]
-    ranges: tuple[Range, ...] = ()
+    endings: tuple[tuple[Range, ...], ...] = ()
     labels: int = 0
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """The ranges found with most slack; none where none were."""
+        return self.endings[0] if self.endings else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How thorough a search is: most labels a layer, the prices a cover may waste, covers a state, random ranking.
 
-    `single_layers` is the most layers that may be left to one node, or None for any number.
+    `single_layers` is the most layers that may be left to one node, or None for any number; `endings` is how many
+    ways through are returned at most.
     """
 
     beam: int | None = None
@@ -62,6 +68,7 @@ class Options:
     seed: int = 0
     single_layers: int | None = None
     most_labels: int = 3_000_000
+    endings: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +173,7 @@ class Sweep(abc.ABC, Generic[L]):
                 return Outcome("impossible" if proven else "missed", labels=self.made)
             history.append((following, table.picks))
             labels = following
-        return Outcome("found", self._ranges(history), self.made)
+        return Outcome("found", self._endings(history), self.made)
 
     def _step(self, labels: L, table: Transitions, layer: int) -> L | None:
         """Return the labels at the next boundary, or None when a limit was reached."""
@@ -215,9 +222,14 @@ class Sweep(abc.ABC, Generic[L]):
             rank = rank + self.options.noise * self._rng.random(len(rank))
         return labels.take(np.sort(np.argsort(-rank, kind="stable")[:beam]))
 
-    def _ranges(self, history: list[tuple[L, list[tuple[int, ...]]]]) -> tuple[Range, ...]:
+    def _endings(self, history: list[tuple[L, list[tuple[int, ...]]]]) -> tuple[tuple[Range, ...], ...]:
+        last = history[-1][0]
+        rows = self._rng.permutation(len(last))[: self.options.endings]
+        rows[0] = np.argmax(last.slack)
+        return tuple(dict.fromkeys(self._ranges(history, row) for row in rows.tolist()))
+
+    def _ranges(self, history: list[tuple[L, list[tuple[int, ...]]]], row: int) -> tuple[Range, ...]:
         items, num_layers = self._walk.items, self.instance.num_layers
-        row = int(np.argmax(history[-1][0].slack))
         ranges = []
         for layer in range(num_layers - 1, -1, -1):
             labels, picks = history[layer]

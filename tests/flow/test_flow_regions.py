@@ -116,13 +116,14 @@ def followed(view: View, placement: Sequence[tuple[int, int] | None]) -> float:
         return found
 
     held = [(node, span) for node, span in enumerate(placement) if span is not None]
-    covers = [
-        row([node for node, span in held if span[0] <= layer < span[1]]) for layer in range(view.problem.num_layers)
-    ]
-    ended = [row([node for node, span in held if span[1] == layer]) for layer in range(view.problem.num_layers + 1)]
-    rho = crossing.from_source(covers[0][None])
-    for layer in range(1, len(covers)):
-        rho = crossing.step(rho, np.stack([ended[layer], covers[layer]]), np.array([0]), np.array([1]))
+    boundaries = range(view.problem.num_layers + 1)
+    ended = [row([node for node, span in held if span[1] == layer]) for layer in boundaries]
+    stay = [row([node for node, span in held if span[0] < layer < span[1]]) for layer in boundaries]
+    start = [row([node for node, span in held if span[0] == layer]) for layer in boundaries]
+    rows = np.stack([*ended, *stay, *start])
+    rho = crossing.from_source(start[0][None])
+    for layer in boundaries[1:-1]:
+        rho = crossing.step(rho, rows, *(np.array([at * len(boundaries) + layer]) for at in range(3)))
     return instance.tokens(int(crossing.to_sink(rho, ended[-1][None])[0]))
 
 
@@ -133,12 +134,12 @@ def test_a_target_beyond_double_precision_is_not_rounded_down() -> None:
     problem = FlowProblem(2, ("a", "b"), (np.ones(1), np.ones(1)), ("x", "y"), np.array([0, 1]), links, wide, wide)
     items = Items(target, np.array([target, target]), np.array([0, 1]), np.array([1, 1]))
     crossing = Crossing(problem, (0, 1), items, 1.0)
-    rows = np.eye(2, dtype=np.int64)
+    rows = np.array([[1, 0], [0, 0], [0, 1]])
     rho = crossing.from_source(rows[:1])
     assert rho.tolist() == [[target, 0, target]]
-    rho = crossing.step(rho, rows, np.array([0]), np.array([1]))
+    rho = crossing.step(rho, rows, np.array([0]), np.array([1]), np.array([2]))
     assert rho.tolist() == [[0, target, target]]
-    assert crossing.to_sink(rho, rows[1:]).tolist() == [target]
+    assert crossing.to_sink(rho, rows[2:]).tolist() == [target]
 
 
 def chain_of_two_regions() -> tuple[FlowProblem, list[list[int]]]:
