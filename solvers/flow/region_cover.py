@@ -34,13 +34,13 @@ PROOF_SHARES = (0.2, 0.25, 0.3, 0.4, 0.4)
 BEAM_SHARE = 0.5
 #: The share for proofs where the value is within reach: beams have little left to find.
 NEAR_SHARE = 0.6
-#: Quantiles that beams take all links between two regions to be, in turn; None: every link as it is. What is found with
-#: narrower links passes more on the real ones, if it is found.
-QUANTILES = (None, 0.9, None)
+#: Quantiles that beams take all links between two regions to be, in turn; None: every link as it is, ranked anew. What
+#: is found with narrower links passes more on the real ones, if it is found.
+QUANTILES = (None, None, None, 0.9)
 #: Placements taken from one beam.
 ENDINGS = 12
-#: Random ranking of labels in beams, prices, in turn.
-NOISES = (0.1, 0.3, 0.3)
+#: Random ranking of labels in beams, prices, in turn; with less, beams find the same placements again.
+NOISES = (0.3, 0.5, 1.0)
 #: Targets tried by the proofs, and by the beams, of one effort.
 TRIES = 5
 #: Relative width at which an interval of targets is not halved any further.
