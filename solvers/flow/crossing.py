@@ -38,9 +38,12 @@ from gpuplan.profiles.problems.flow import FloatArray, FlowProblem, IntArray
 from gpuplan.solvers.flow.growth import OutOfWork
 from gpuplan.solvers.flow.instance import Items
 from gpuplan.solvers.flow.partners import Partners
+from gpuplan.solvers.limits import Budget
 
 #: Rows that can be told apart.
 MOST_ROWS = 2**20
+#: Boundaries looked into between two looks at the clock.
+AT_ONCE = 5_000
 #: Cuts of boundaries kept: bounds memory, 8 bytes each.
 MOST_KNOWN = 10_000_000
 
@@ -60,9 +63,19 @@ class Crossing:
         Ranges by group and worth (ticks); their target is F.
     tokens_per_tick
         Tokens/s a tick stands for.
+    budget
+        Looked at between boundaries; None: no limit.
     """
 
-    def __init__(self, problem: FlowProblem, regions: Sequence[int], items: Items, tokens_per_tick: float) -> None:
+    def __init__(
+        self,
+        problem: FlowProblem,
+        regions: Sequence[int],
+        items: Items,
+        tokens_per_tick: float,
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget
         self.target = items.target
         region_of = np.array(regions, dtype=np.int64)
         self.num_regions = int(region_of.max()) + 1
@@ -115,7 +128,7 @@ class Crossing:
         Raises
         ------
         OutOfWork
-            For more rows than can be told apart.
+            At the limits, and for more rows than can be told apart.
         """
         if len(rows) > MOST_ROWS:
             raise OutOfWork
@@ -133,9 +146,14 @@ class Crossing:
             self._known, self._over = {}, self._over[:, :0]
         keys = triples.tolist()
         fresh = [key for key in keys if key not in self._known]
+        parts = [self._over]
+        for first in range(0, len(fresh), AT_ONCE):
+            if self._budget is not None and self._budget.exhausted():
+                raise OutOfWork
+            parts.append(self._cut(rows, np.array(fresh[first : first + AT_ONCE], dtype=np.int64)))
         if fresh:
             self._known.update(zip(fresh, range(len(self._known), len(self._known) + len(fresh)), strict=True))
-            self._over = np.concatenate([self._over, self._cut(rows, np.array(fresh, dtype=np.int64))], axis=1)
+            self._over = np.concatenate(parts, axis=1)
         return self._over[:, [self._known[key] for key in keys]]
 
     def _cut(self, rows: IntArray, triples: IntArray) -> IntArray:

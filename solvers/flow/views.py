@@ -48,7 +48,7 @@ class View:
         if prices.impossible(self.instance.num_layers):
             return Outcome("impossible"), "configuration bound"
         problem = self.problem if quantile is None else self._alike(quantile)
-        crossing = Crossing(problem, self.parts, prices.items, self.instance.tokens_per_tick)
+        crossing = Crossing(problem, self.parts, prices.items, self.instance.tokens_per_tick, budget)
         pool = self.pool.scaled_to(prices)
         if budget.exhausted():
             return Outcome("stopped"), ""
