@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from gpuplan.plans.export.registry import Export, export_details
 
 if TYPE_CHECKING:
     from gpuplan.plans.deployment import Deployment
+    from gpuplan.plans.device_map import DeviceMap
 
 #: Port of the first replica; the others follow.
 FIRST_PORT: Final = 8000
@@ -27,10 +29,18 @@ def export_deployment(deployment: Deployment, runtime: str, *, model: str | None
         The runtime cannot run a replica; the message names the mend.
     """
     found = {}
+    devices = {device["name"]: device for device in deployment.inputs["topology"]["devices"]}
     for number, replica in enumerate(deployment.replicas):
-        details = export_details(deployment.device_map(number), runtime, model=model)
+        plan = _with_own_devices(deployment.device_map(number), devices)
+        details = export_details(plan, runtime, model=model)
         found[replica.name] = dataclasses.replace(details, text=with_port(details.text, FIRST_PORT + number))
     return found
+
+
+def _with_own_devices(plan: DeviceMap, devices: Mapping[str, Mapping[str, Any]]) -> DeviceMap:
+    """Return `plan` with no other devices than its own listed: thousands of replicas would each look through all."""
+    own = [devices[name] for name in plan.device_names]
+    return dataclasses.replace(plan, inputs={**plan.inputs, "topology": {**plan.inputs["topology"], "devices": own}})
 
 
 def with_port(text: str, port: int) -> str:

@@ -54,7 +54,7 @@ def refuse_tensor_parallel(plan: DeviceMap, runtime: str, mend: str) -> None:
 
 def refuse_several_hosts(plan: DeviceMap, runtime: str, mend: str) -> None:
     """Raise UnsupportedError when the plan spans hosts."""
-    hosts = list(dict.fromkeys(_hosts(plan)))
+    hosts = list(dict.fromkeys(device["host"] for device in _devices(plan)))
     if len(hosts) > 1:
         used = ", ".join(hosts)
         raise UnsupportedError(f"{runtime} drives the devices of one host, but the plan uses {used}; {mend}")
@@ -83,8 +83,8 @@ def even_split(layers: int, stages: int) -> tuple[int, ...]:
 def host_shares(plan: DeviceMap, runtime: str) -> tuple[HostShare, ...]:
     """Return the hosts in pipeline order; UnsupportedError unless each one's stages are neighbours and equally many."""
     shares: list[HostShare] = []
-    for name, host in zip(plan.device_names, _hosts(plan), strict=True):
-        index = int(_devices(plan)[name]["index"])
+    for device in _devices(plan):
+        host, index = device["host"], int(device["index"])
         if shares and shares[-1].host == host:
             shares[-1] = HostShare(host, (*shares[-1].indices, index))
         else:
@@ -114,13 +114,14 @@ def device_environment(plan: DeviceMap, share: HostShare) -> dict[str, str]:
 
 def vendors(plan: DeviceMap) -> set[str]:
     """Return the makers of the devices used, in lower case."""
-    return {str(_kind(plan, name).get("vendor", "nvidia")).lower() for name in plan.device_names}
+    kinds = plan.inputs["topology"]["kinds"]
+    return {str(kinds[device["kind"]].get("vendor", "nvidia")).lower() for device in _devices(plan)}
 
 
 def memory_share(plan: DeviceMap) -> float:
     """Return the least share of a used device's memory that the plan may take."""
-    devices = _devices(plan)
-    shares = (devices[name]["available_bytes"] / _kind(plan, name)["memory_bytes"] for name in plan.device_names)
+    kinds = plan.inputs["topology"]["kinds"]
+    shares = (device["available_bytes"] / kinds[device["kind"]]["memory_bytes"] for device in _devices(plan))
     return float(min(shares))
 
 
@@ -130,23 +131,7 @@ def shell_lines(environment: Mapping[str, str], command: Sequence[str]) -> str:
     return "\n".join([*exports, " \\\n  ".join(command)]) + "\n"
 
 
-#: The devices last listed and the list they are from: thousands of replicas are exported from one.
-_listed: tuple[list[Mapping[str, Any]], dict[str, Mapping[str, Any]]] = ([], {})
-
-
-def _devices(plan: DeviceMap) -> dict[str, Mapping[str, Any]]:
-    global _listed
-    listed = plan.inputs["topology"]["devices"]
-    if _listed[0] is not listed:
-        _listed = (listed, {device["name"]: device for device in listed})
-    return _listed[1]
-
-
-def _hosts(plan: DeviceMap) -> list[str]:
-    devices = _devices(plan)
-    return [devices[name]["host"] for name in plan.device_names]
-
-
-def _kind(plan: DeviceMap, name: str) -> Mapping[str, Any]:
-    kind: Mapping[str, Any] = plan.inputs["topology"]["kinds"][_devices(plan)[name]["kind"]]
-    return kind
+def _devices(plan: DeviceMap) -> list[Mapping[str, Any]]:
+    """Return the devices used, in pipeline order."""
+    listed = {device["name"]: device for device in plan.inputs["topology"]["devices"]}
+    return [listed[name] for name in plan.device_names]
