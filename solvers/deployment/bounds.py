@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import Column, vectors
+from gpuplan.solvers.deployment.emptiness import no_replica
 from gpuplan.solvers.deployment.families import Chosen
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, layer_seconds, rooms_beyond
@@ -164,7 +165,10 @@ def _by_prices(
     budget: Budget,
     known: Sequence[tuple[float, Counts]],
 ) -> Bound:
-    """Return the fluid bound, or that of prices where it is better; with the replicas that the prices ask for."""
+    """Return the fluid bound, or that of prices where it is better; with the replicas that the prices ask for.
+
+    The fluid knows no SLO: where no replica is known yet, boxes tell whether there is any.
+    """
     try:
         value, centre = fluid_prices(ceilings, goal, counts, budget.exhausted)
     except LateError:
@@ -172,9 +176,12 @@ def _by_prices(
     kind = "fluid of layers over devices"
     if value is None:
         return Bound(None, kind, infeasible=True)
+    maker = Maker(ceilings, counts)
+    if not any(sum(own) <= maker.devices for _, own in known) and no_replica(maker, budget):
+        return Bound(None, kind, infeasible=True)
     if not known or budget.exhausted() or (incumbent is not None and _met(goal, value, incumbent)):
         return Bound(value, kind)
-    priced = Pricing(Maker(ceilings, counts), goal, counts, budget).run(known, centre, incumbent)
+    priced = Pricing(maker, goal, counts, budget).run(known, centre, incumbent)
     if priced.value is not None and goal.better(value, priced.value):
         return Bound(priced.value, "prices of devices that no replica outweighs", chains=tuple(priced.chains))
     return Bound(value, kind, chains=tuple(priced.chains))

@@ -191,11 +191,9 @@ class Maker:
     def _curve(self, number: int, stages: Ints, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the value over what adds up (see `Boxes`), and whether any replica can be in the box."""
         point, slo = self.points[number], self.ceilings.slo
-        amounts, rows = self.classes[number]
         most = self.micro(stages[:, 1]).astype(np.float64)
         few = self.micro(stages[:, 0]).astype(np.float64)
-        least = float(amounts @ rows[:, 1:].min(axis=1)) + (stages[:, 0] - 1) * point.hops[:, 0].min()
-        steps = np.diff(point.decode, axis=1).min(axis=0).sum() + (stages[:, 0] - 1) * point.hops[:, 1].min()
+        least, steps = self.least_seconds(number, stages[:, 0])
         interval = np.maximum(most * caps[:, 2], steps)
         alive = (few * caps[:, 2] <= slo.token_s * (1 + SLACK)) & (steps <= slo.token_s * (1 + SLACK))
         alive &= least <= slo.ttft_s * (1 + SLACK)
@@ -207,6 +205,13 @@ class Maker:
         largest = np.minimum(stages[:, 1] * caps[:, 1], slo.ttft_s) * (1 + SLACK)
         alive &= largest >= least * (1 - SLACK)
         return np.stack([work, fixed, least, np.maximum(largest, least)], axis=1), alive
+
+    def least_seconds(self, number: int, stages: Ints) -> tuple[Floats, Floats]:
+        """Return the least TTFT and the least seconds of a decode step of so many stages at a point, shape (boxes,)."""
+        point, (amounts, rows) = self.points[number], self.classes[number]
+        ttft = float(amounts @ rows[:, 1:].min(axis=1)) + (stages - 1) * point.hops[:, 0].min()
+        step = np.diff(point.decode, axis=1).min(axis=0).sum() + (stages - 1) * point.hops[:, 1].min()
+        return ttft, step
 
     def halves(self, boxes: Boxes) -> Boxes:
         """Return the boxes cut in two: in stages while those are a range, else in the wider range of seconds."""

@@ -6,7 +6,9 @@ import math
 
 from gpuplan.solvers.deployment.bounds import counts_of_kinds, few_vectors, packed
 from gpuplan.solvers.deployment.ceilings import Ceilings
+from gpuplan.solvers.deployment.emptiness import reached_by_any
 from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.fluid import fluid_prices
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.limits import Budget
 from gpuplan.units import format_bytes, format_seconds
@@ -20,7 +22,8 @@ def nowhere(fleet: Fleet, ceilings: Ceilings) -> tuple[str, ...]:
     most = fleet.problem.max_devices
     if most is not None and most < fleet.degrees[0]:
         return (f"a stage takes {fleet.degrees[0]} devices at least, and the device limit is {most}",)
-    reached, slo = ceilings.reached, ceilings.slo
+    few, slo = few_vectors(fleet), ceilings.slo
+    reached = ceilings.reached if few else reached_by_any(ceilings, counts_of_kinds(fleet))
     promised = math.isfinite(slo.ttft_s) or math.isfinite(slo.token_s)
     if not (reached.fits and promised):
         return (_too_small(fleet),)
@@ -35,7 +38,11 @@ def nowhere(fleet: Fleet, ceilings: Ceilings) -> tuple[str, ...]:
             f"no replica keeps {format_seconds(slo.token_s)} between tokens: the least any could have is"
             f" {format_seconds(reached.token_s)}"
         )
-    if not sentences:
+    if not sentences and math.isinf(slo.ttft_s):
+        sentences.append(f"no replica that memory allows keeps {format_seconds(slo.token_s)} between tokens")
+    elif not sentences and math.isinf(slo.token_s):
+        sentences.append(f"no replica that memory allows has its first token within {format_seconds(slo.ttft_s)}")
+    elif not sentences:
         sentences.append(
             "no replica keeps to the TTFT and the time between tokens at once: the least there are, each by itself,"
             f" {format_seconds(reached.ttft_s)} and {format_seconds(reached.token_s)}"
@@ -65,9 +72,10 @@ def beyond_demand(fleet: Fleet, ceilings: Ceilings, goal: Goal, budget: Budget) 
     assert problem.demand_rps is not None
     counts = counts_of_kinds(fleet)
     free = Goal(fleet, problem.replace(objective="requests", demand_rps=None))
-    if not few_vectors(fleet):
-        return (f"no deployment serves {problem.demand_rps:g} requests/s",)
-    most = packed(ceilings, free, counts, None, budget).value
-    if most is None or most >= problem.demand_rps:  # what proved it is closer than these ceilings
+    if few_vectors(fleet):
+        most = packed(ceilings, free, counts, None, budget).value
+    else:
+        most = fluid_prices(ceilings, free, counts)[0]
+    if most is None or most >= problem.demand_rps:  # what proved it is closer than this
         return (f"no deployment serves {problem.demand_rps:g} requests/s",)
     return (f"the demand is {problem.demand_rps:g} requests/s, but no deployment serves more than {most:.6g}",)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deployment.bounds import Bound, bound, exact_bound, few_vectors, part_of
+from gpuplan.solvers.deployment.bounds import Bound, bound, counts_of_kinds, exact_bound, few_vectors, part_of
+from gpuplan.solvers.deployment.boxes import Maker
 from gpuplan.solvers.deployment.ceilings import Ceilings
 from gpuplan.solvers.deployment.chain import Slo
 from gpuplan.solvers.deployment.choice import by_kinds
@@ -20,7 +21,9 @@ from gpuplan.solvers.deployment.columns import (
     class_vectors,
     island_makes,
     piece_columns,
+    vectors,
 )
+from gpuplan.solvers.deployment.emptiness import no_replica
 from gpuplan.solvers.deployment.exhaustive import exact_columns
 from gpuplan.solvers.deployment.families import Families
 from gpuplan.solvers.deployment.fleet import Fleet, memory_bytes
@@ -285,7 +288,7 @@ class _Search:
         reasons: tuple[str, ...] = ()
         if proven.infeasible or (self.goal.maximised and proven.value == 0.0):
             status = "infeasible"
-            if self.problem.demand_rps is not None and self.ceilings.reached.fits and self._any_replica():
+            if self.problem.demand_rps is not None and self._any_replica():
                 reasons = beyond_demand(self.fleet, self.ceilings, self.goal, self.budget)
             else:
                 reasons = nowhere(self.fleet, self.ceilings)
@@ -297,10 +300,10 @@ class _Search:
         )
 
     def _any_replica(self) -> bool:
-        from gpuplan.solvers.deployment.bounds import counts_of_kinds
-        from gpuplan.solvers.deployment.columns import vectors
-
-        return any(self.ceilings.best(vector) > 0.0 for vector in vectors(counts_of_kinds(self.fleet)))
+        counts = counts_of_kinds(self.fleet)
+        if not few_vectors(self.fleet):
+            return not no_replica(Maker(self.ceilings, counts), self.budget)
+        return self.ceilings.reached.fits and any(self.ceilings.best(vector) > 0.0 for vector in vectors(counts))
 
     def _answer(self, placed: Placed, proven: Bound, decision: str) -> Result[Deployment]:
         from gpuplan.solvers.deployment.answer import build

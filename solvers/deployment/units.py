@@ -252,5 +252,7 @@ def _differences(prefix: Floats) -> Floats:
 
 
 def _spans(seconds: Floats) -> Floats:
-    """Return the sum over layers i..j−1 for all i, j."""
+    """Return the sum over layers i..j−1 for all i, j; inf everywhere for a group whose members no route joins."""
+    if not np.isfinite(seconds).all():
+        return np.full((len(seconds) + 1, len(seconds) + 1), np.inf)
     return _differences(np.concatenate([[0.0], np.cumsum(seconds)]))
