@@ -15,6 +15,8 @@ from gpuplan.profiles.problems.flow import FloatArray, FlowProblem, IntArray
 
 #: Bits of the largest sum of ticks.
 BITS = 60
+#: Ticks that no sum reaches: larger targets are as impossible.
+BEYOND = 2**61
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,7 @@ def instance_of(problem: FlowProblem) -> Instance:
     """Return the instance of a problem; kinds with equal throughputs stay apart."""
     table = problem.throughput_table()
     counts = np.bincount(problem.node_kinds, minlength=problem.num_kinds).astype(np.int64)
+    table = np.where(counts[:, None] > 0, table, 0.0)  # kinds without nodes may pass too much for these ticks
     total = float((table.max(axis=1, initial=0.0) * counts).sum())
     # A power of two keeps ticks·tokens_per_tick exact up to the rounding of the ticks themselves.
     tick = 2.0 ** (math.frexp(total)[1] - BITS) if total > 0.0 else 1.0

@@ -25,7 +25,7 @@ import numpy as np
 
 from gpuplan.profiles.problems.flow import FloatArray, IntArray
 from gpuplan.solvers.flow.curve import knapsack_curve
-from gpuplan.solvers.flow.instance import Instance, Items, items_for
+from gpuplan.solvers.flow.instance import BEYOND, Instance, Items, items_for
 from gpuplan.solvers.flow.layer_cost import LayerCost, layer_cost
 from gpuplan.solvers.limits import Budget
 
@@ -103,7 +103,7 @@ class PriceMaster:
 
         With `nodes` the prices are the strongest for that many nodes of each kind; their worth is the instance's still.
         """
-        items = items_for(self.instance, target)
+        items = items_for(self.instance, min(target, BEYOND))
         if not len(items.value):
             return self._prices(items, np.zeros(len(self.counts)), 0.0, True)
         simplex = _Simplex(self.counts if nodes is None else nodes)
