@@ -14,12 +14,15 @@ flow may enter a range anywhere. Only at layer 0 is there no earlier layer, so s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.flow import FloatArray, IntArray
-from gpuplan.solvers.flow.growth import Growth, Partial
+from gpuplan.solvers.flow.growth import Growth, OutOfWork, Partial
 from gpuplan.solvers.flow.instance import Instance, Items
 from gpuplan.solvers.flow.prices import PoolMargin, Prices
 from gpuplan.solvers.flow.transitions import Numbered, Transitions
@@ -28,6 +31,8 @@ from gpuplan.solvers.limits import Budget
 #: What a transition notes: its rows of nodes that end, stay and start, its longest range, whether it starts a range too
 #: many that could start later.
 ENDED, STAY, START, LONGEST, TOO_MANY = range(5)
+#: Covers noted between two looks at the clock: a tenth of a second.
+AT_ONCE = 20_000
 
 
 class RegionStates:
@@ -54,23 +59,24 @@ class RegionStates:
     ) -> None:
         items, worth_of = _with_shorter_ones(instance, prices.items)
         self.items = items
+        self._budget = budget
         self.window = window
         self._first_growth = Growth(instance, prices, budget, items=items, most_rows=most_rows, branch=branch)
         self._growth = Growth(instance, prices, budget, most_rows=most_rows, branch=branch)
         self.full = self._growth.cost_of.full
         self._groups = instance.num_kinds
         self._offset = np.concatenate([[0], np.cumsum(items.layers)])
-        self._item_of = np.repeat(np.arange(len(items.layers)), items.layers)
-        left = np.arange(self._offset[-1]) - self._offset[self._item_of] + 1
-        self._left = left
-        self._promise = items.value[self._item_of][:, None] * (left[:, None] > np.arange(self._growth.width))
+        self._left = np.arange(self._offset[-1]) - np.repeat(self._offset[:-1], items.layers) + 1
+        self._worth_of = worth_of
         self._describe = _descriptions(items, worth_of, len(prices.items.value))
         self._shortens = self._shortenable(prices.items)
-        self._acts = Numbered(int(self._offset[-1]), np.uint16)
+        self._acts = Numbered(int(self._offset[-1]), np.uint8 if instance.counts.sum() < 256 else np.uint16)
         self._rows = Numbered(self._describe.shape[1])
         self._table = Transitions(self._groups, notes=5)
         self._pool = PoolMargin(instance, pool, self._groups)
-        self.first = int(self._acts.numbers(np.zeros((1, len(left)), dtype=np.uint16))[0])
+        self._promised: IntArray = np.zeros((0, self._growth.width), dtype=np.int64)
+        nothing = np.zeros((1, len(self._left)), dtype=np.int64)
+        self.first = int(self._follow(nothing, np.zeros((1, self._growth.width), dtype=np.int64))[0])
         self.none = int(self._rows.numbers(np.zeros((1, self._describe.shape[1]), dtype=np.int64))[0])
 
     @property
@@ -88,9 +94,12 @@ class RegionStates:
         """Return a table with the transitions of (at least) `states`, up to an excess of `slack` (or the window)."""
         growth = self._first_growth if first else self._growth
         for rows, windows in self._table.missing(states, slack, self.window):
-            acts = self._acts.rows[rows].astype(np.int64)
-            promised = np.minimum(acts @ self._promise, growth.target)
-            self._record(rows, acts, windows, growth.all_covers(promised, windows))
+            covers = growth.all_covers(self._promised[rows], windows)
+            covers = covers.take(np.lexsort((covers.excess, covers.owner)))
+            for part, begin, end in _in_parts(covers, len(rows)):
+                self._record(rows[begin:end], windows[begin:end], part)
+                if self._budget.exhausted():
+                    raise OutOfWork
         self._table.pack()
         return self._table
 
@@ -100,36 +109,54 @@ class RegionStates:
             return np.full(len(states), np.inf)
         distinct, at = np.unique(states, return_inverse=True)
         near = min(layers_left, self._growth.width)
-        promised = self._acts.rows[distinct].astype(np.int64) @ self._promise[:, :near]
-        return self._pool.margin(self._growth.target - promised, None, at, used, layers_left)
+        need = self._growth.target - self._promised[distinct, :near]
+        return self._pool.margin(need, None, at, used, layers_left)
 
-    def _record(self, states: IntArray, acts: IntArray, windows: FloatArray, covers: Partial) -> None:
-        covers = covers.take(np.lexsort((covers.excess, covers.owner)))
-        under_way = acts[covers.owner].copy()
-        longest = np.zeros(len(covers.owner), dtype=np.int64)
-        at = np.repeat(np.arange(len(covers.picks)), [len(picks) for picks in covers.picks])
+    def _record(self, states: IntArray, windows: FloatArray, covers: Partial) -> None:
+        owners, of = np.unique(covers.owner, return_inverse=True)
+        stay, ended, moved = self._before(states[owners])
+        ended, moved = ended[of], moved[of]
+        start = np.zeros_like(ended)
+        longest = np.zeros(len(of), dtype=np.int64)
+        at = np.repeat(np.arange(len(of)), [len(picks) for picks in covers.picks])
         picked = np.array([item for picks in covers.picks for item in picks], dtype=np.int64)
-        np.add.at(under_way, (at, self._offset[picked] + self.items.layers[picked] - 1), 1)
-        np.maximum.at(longest, at, self.items.layers[picked])
-        stay = acts[covers.owner] @ self._describe
-        start = under_way @ self._describe - stay
-        ends = self._left == 1
-        ended = under_way[:, ends] @ self._describe[ends]
-        moved = np.zeros_like(under_way)
-        moved[:, :-1] = np.where(self._left[1:] > 1, under_way[:, 1:], 0)
-        too_many = self._too_many(covers, stay + start)
+        layers, column = self.items.layers[picked], self._worth_of[picked]
+        short, long = layers == 1, layers > 1
+        np.maximum.at(longest, at, layers)
+        np.add.at(start, (at, column), 1)
+        np.add.at(ended, (at[short], column[short]), 1)
+        np.add.at(moved, (at[long], self._offset[picked[long]] + layers[long] - 2), 1)
         numbers = self._rows.numbers
-        notes = np.stack([numbers(ended), numbers(stay), numbers(start), longest, too_many], axis=1)
+        too_many = self._too_many(covers, stay[of] + start)
+        notes = [numbers(ended), numbers(stay)[of], numbers(start), longest, too_many]
         self._table.add(
             states,
             windows,
             np.bincount(covers.owner, minlength=len(states)),
             np.maximum(covers.excess, 0.0),
             covers.used,
-            self._acts.numbers(moved),
+            self._follow(moved, np.pad(covers.rows[:, 1:], ((0, 0), (0, 1)))),
             covers.picks,
-            notes,
+            np.stack(notes, axis=1),
         )
+
+    def _before(self, states: IntArray) -> tuple[IntArray, IntArray, NDArray[Any]]:
+        """Return what ranges under way add to the rows of nodes that stay and that end, and themselves moved on."""
+        acts = self._acts.rows[states]
+        ends = self._left == 1
+        moved = np.zeros_like(acts)
+        moved[:, :-1] = np.where(self._left[1:] > 1, acts[:, 1:], 0)
+        return acts @ self._describe, acts[:, ends] @ self._describe[ends], moved
+
+    def _follow(self, acts: NDArray[Any], rows: IntArray) -> IntArray:
+        """Return the states of ranges under way, which promise the next layers `rows`."""
+        states = self._acts.numbers(acts)
+        if len(self._acts) > len(self._promised):
+            larger = np.zeros((2 * len(self._acts), rows.shape[1]), dtype=np.int64)
+            larger[: len(self._promised)] = self._promised
+            self._promised = larger
+        self._promised[states] = rows
+        return states
 
     def _too_many(self, covers: Partial, held: IntArray) -> IntArray:
         """Return whether a cover would do without a range it starts, one that passes as much with one layer less."""
@@ -144,6 +171,17 @@ class RegionStates:
         known = set(zip(items.kind.tolist(), items.layers.tolist(), strict=True))
         pairs = zip(self.items.kind.tolist(), self.items.layers.tolist(), strict=True)
         return [(kind, layers - 1) in known for kind, layers in pairs]
+
+
+def _in_parts(covers: Partial, states: int) -> Iterator[tuple[Partial, int, int]]:
+    """Yield covers sorted by owner, those of a few states at once, with the first of these and the one after."""
+    ends = np.cumsum(np.bincount(covers.owner, minlength=states))
+    first = done = 0
+    while first < states:
+        stop = max(int(np.searchsorted(ends, done + AT_ONCE, side="right")), first + 1)
+        part = covers.take(np.arange(done, ends[stop - 1]))
+        yield dataclasses.replace(part, owner=part.owner - first), first, stop
+        first, done = stop, int(ends[stop - 1])
 
 
 def _with_shorter_ones(instance: Instance, items: Items) -> tuple[Items, IntArray]:
