@@ -206,10 +206,16 @@ class _Sheet:
         """Return which boxes may outweigh the prices."""
         return self.over > CLOSE * self.least
 
+    def ratios(self, rows: Ints | Bools) -> Floats:
+        """Return by what share of its price each box may outweigh it; inf where it may be worth next to nothing."""
+        with np.errstate(over="ignore"):
+            ratios: Floats = self.over[rows] / self.least[rows]
+        return ratios
+
     def unseen(self) -> Ints:
         """Return the hot boxes fine enough to have their chains looked at, those that may outweigh most first."""
         fine = np.flatnonzero(self.hot() & ~self.maker.splittable(self.boxes, FINE) & ~self.seen)
-        return fine[np.argsort(-self.over[fine] / self.least[fine], kind="stable")][:AT_ONCE]
+        return fine[np.argsort(-self.ratios(fine), kind="stable")][:AT_ONCE]
 
     def look(self, rows: Ints) -> list[Seen]:
         """Look at the chains of boxes; return what replicas they stand for."""
@@ -223,7 +229,7 @@ class _Sheet:
         hot, rough = self.hot(), self.maker.splittable(self.boxes, FINE)
         choices = (hot & rough & self.fresh, hot & rough, hot & self.maker.splittable(self.boxes, FINEST))
         rows = next((some for choice in choices if len(some := np.flatnonzero(choice))), None)
-        return None if rows is None else _foremost(rows, self.boxes.point[rows], self.over[rows] / self.least[rows])
+        return None if rows is None else _foremost(rows, self.boxes.point[rows], self.ratios(rows))
 
     def divide(self, rows: Ints) -> None:
         """Put the halves of boxes in their place."""
@@ -239,7 +245,7 @@ class _Sheet:
     def largest_ratio(self) -> float:
         """Return by what share of its price any replica outweighs the prices at most."""
         hot = self.over > 0.0
-        return float((self.over[hot] / self.least[hot]).max()) if hot.any() else 0.0
+        return float(self.ratios(hot).max()) if hot.any() else 0.0
 
 
 def _best_of(found: Sequence[Seen], prices: Prices) -> list[Seen]:
