@@ -387,9 +387,10 @@ def not_above(low: Any, high: Any) -> bool:
 
 def front_of(plans: list[Plan]) -> list[tuple[float, float, int]]:
     """Return the non-dominated figures, by rising latency."""
-    figures = sorted({(plan.latency, plan.bottleneck, plan.devices) for plan in plans})
+    # Sums taken in another order differ in their last digits: latencies that agree to 12 are the same.
+    rounded = {(float(f"{plan.latency:.12g}"), float(f"{plan.bottleneck:.12g}"), plan.devices) for plan in plans}
     kept: list[tuple[float, float, int]] = []
-    for figure in figures:
+    for figure in sorted(rounded):
         if not any(all(a <= b * (1 + 1e-9) for a, b in zip(other, figure, strict=True)) for other in kept):
             kept.append(figure)
     return kept
