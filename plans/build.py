@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +113,27 @@ def pipeline_figures(problem: PlacementProblem, stages: Sequence[AnyStage], ways
     point = WorkloadPoint(workload.batch, workload.prompt_tokens, workload.output_tokens, workload.micro_batches)
     metrics = stage_metrics(built, point, _kv_capacity(problem.model, stages, built, workload))
     return Figures(point, built, metrics, _provenance(times, workload, layer_times), times, workload)
+
+
+def figures_alike(known: Figures, stages: Sequence[AnyStage], ways: Ways) -> Figures:
+    """Return the figures of `stages`, cut as those of `known` and on devices alike (`Ways.likeness`), by its `ways`."""
+    times, workload = StageTimes(known.times.problem, stages, ways), known.workload
+    devices = known.times.problem.topology.devices
+    built = tuple(
+        replace(own, devices=tuple(devices[number].name for number in times.groups[k]), hop=_hop(times, k, workload))
+        for k, own in enumerate(known.stages)
+    )
+    metrics = known.metrics
+    if any(
+        one.hop and two.hop and _seconds(one.hop) != _seconds(two.hop)
+        for one, two in zip(built, known.stages, strict=True)
+    ):
+        metrics = stage_metrics(built, known.point, metrics.kv_capacity_tokens)  # sums along a route may round apart
+    return replace(known, stages=built, metrics=metrics, times=times)
+
+
+def _seconds(hop: Hop) -> tuple[float, float]:
+    return hop.prefill_s, hop.decode_s
 
 
 def plan_result(outcome: Outcome) -> PlanResult:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.plans.build import Figures, pipeline_figures, plan_result
+from gpuplan.plans.build import Figures, figures_alike, pipeline_figures, plan_result
 from gpuplan.plans.canonical import digest
 from gpuplan.plans.deployment import (
     Changes,
@@ -19,7 +19,7 @@ from gpuplan.plans.deployment import (
     ReplicaPlan,
     Spread,
 )
-from gpuplan.plans.device_map import ModelRef, Outcome, Provenance, TopologyRef
+from gpuplan.plans.device_map import Metrics, ModelRef, Outcome, Provenance, TopologyRef
 from gpuplan.plans.placement_solution import GroupStage, StageRange
 from gpuplan.plans.stage_times import Ways
 from gpuplan.profiles import model_to_dict
@@ -51,6 +51,7 @@ def build_deployment(
     *,
     changes: Changes | None = None,
     current: Sequence[Mapping[str, Any]] | None = None,
+    ways: Ways | None = None,
 ) -> Deployment:
     """Return the deployment that puts `replicas` of `problem` into figures.
 
@@ -62,10 +63,11 @@ def build_deployment(
         What the solver claims.
     changes, current
         What re-planning changes, and the placement it started from: name, stages with devices and layers.
+    ways
+        Routes among all devices, where some are known already.
     """
-    asked: dict[tuple[int, int, int], PlacementProblem] = {}
-    ways = Ways(problem.topology)
-    figures = [_figures(problem, spec, asked, ways) for spec in replicas]
+    figured = _Figured(problem, ways or Ways(problem.topology))
+    figures = [figured.figures(spec) for spec in replicas]
     built = tuple(_replica(spec, own) for spec, own in zip(replicas, figures, strict=True))
     model, topology = model_to_dict(problem.model), topology_to_dict(problem.topology)
     return Deployment(
@@ -81,22 +83,35 @@ def build_deployment(
     )
 
 
-def _figures(
-    problem: DeploymentProblem,
-    spec: ReplicaSpec,
-    asked: dict[tuple[int, int, int], PlacementProblem],
-    ways: Ways,
-) -> Figures:
-    degree = len(spec.stages[0].devices)
-    key = spec.batch, spec.micro_batches, degree
-    if key not in asked:
-        work = problem.workload
-        point = Workload(spec.batch, work.prompt_tokens, work.output_tokens, spec.micro_batches)
-        asked[key] = placement_problem(problem, point, degree)
-    stages: list[StageRange | GroupStage] = [
-        StageRange(stage.devices[0], stage.start, stage.stop) if degree == 1 else stage for stage in spec.stages
-    ]
-    return pipeline_figures(asked[key], stages, ways)
+class _Figured:
+    """The figures of replicas; of those alike but for their devices' names, most are found once."""
+
+    def __init__(self, problem: DeploymentProblem, ways: Ways) -> None:
+        self._problem, self._ways = problem, ways
+        self._asked: dict[tuple[int, int, int], PlacementProblem] = {}
+        self._known: dict[Hashable, Figures] = {}
+
+    def figures(self, spec: ReplicaSpec) -> Figures:
+        """Return the figures of a replica."""
+        single = len(spec.stages[0].devices) == 1
+        stages: list[StageRange | GroupStage] = [
+            StageRange(stage.devices[0], stage.start, stage.stop) if single else stage for stage in spec.stages
+        ]
+        cuts = tuple((stage.start, stage.stop, len(stage.devices)) for stage in spec.stages)
+        devices = self._ways.likeness(number for stage in spec.stages for number in stage.devices)
+        key = spec.batch, spec.micro_batches, cuts, devices
+        if key in self._known:
+            return figures_alike(self._known[key], stages, self._ways)
+        self._known[key] = pipeline_figures(self._placement(spec), stages, self._ways)
+        return self._known[key]
+
+    def _placement(self, spec: ReplicaSpec) -> PlacementProblem:
+        key = spec.batch, spec.micro_batches, len(spec.stages[0].devices)
+        if key not in self._asked:
+            work = self._problem.workload
+            point = Workload(spec.batch, work.prompt_tokens, work.output_tokens, spec.micro_batches)
+            self._asked[key] = placement_problem(self._problem, point, key[2])
+        return self._asked[key]
 
 
 def placement_problem(problem: DeploymentProblem, workload: Workload, degree: int) -> PlacementProblem:
@@ -127,7 +142,10 @@ def _replica(spec: ReplicaSpec, own: Figures) -> ReplicaPlan:
         micro_batches=spec.micro_batches,
         stages=own.stages,
         metrics=ReplicaMetrics(
-            **asdict(metrics), slowest_prefill_s=slowest, token_interval_s=interval, requests_per_s=capacity
+            **{name: getattr(metrics, name) for name in Metrics.__slots__},
+            slowest_prefill_s=slowest,
+            token_interval_s=interval,
+            requests_per_s=capacity,
         ),
         requests_per_s=spec.share * capacity,
         tokens_per_s=spec.share * metrics.throughput_tokens_per_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +57,18 @@ class Ways:
         Where the pipelines stand.
     numbers
         Devices (by number) that routes are asked for; by default all.
+    router
+        That of these devices, where there is one already.
     """
 
-    def __init__(self, topology: Topology, numbers: Sequence[int] | None = None) -> None:
+    def __init__(self, topology: Topology, numbers: Sequence[int] | None = None, router: Router | None = None) -> None:
         used = range(topology.num_devices) if numbers is None else numbers
         self._rows = {number: row for row, number in enumerate(used)}
-        self._names = [topology.devices[number].name for number in used]
-        self._router = Router(topology, self._names)
+        self._devices = [topology.devices[number] for number in used]
+        self._router = router or Router(topology, [device.name for device in self._devices])
         self._tables: dict[float, CompactTable] = {}
+        self._routes: dict[tuple[float, int, int], Route] = {}
+        self._looks: list[tuple[Hashable, int]] = []
         self.times: dict[tuple[int, float | None, int, Workload], LayerTimes] = {}
 
     def pair(self, message_bytes: float, sender: int, receiver: int) -> tuple[float, float]:
@@ -75,11 +79,30 @@ class Ways:
 
     def route(self, message_bytes: float, sender: int, receiver: int) -> Route:
         """Return the fastest route of a message; UsageError when there is none."""
-        names = self._names[self._rows[sender]], self._names[self._rows[receiver]]
-        found = self._router.routes_from(names[0], message_bytes, [names[1]])
-        if names[1] not in found:
-            raise UsageError(f"no route joins {names[0]} and {names[1]}; add a link to the topology")
-        return found[names[1]]
+        key = message_bytes, sender, receiver
+        if key not in self._routes:
+            here, there = (self._devices[self._rows[number]].name for number in (sender, receiver))
+            found = self._router.routes_from(here, message_bytes, [there])
+            if there not in found:
+                raise UsageError(f"no route joins {here} and {there}; add a link to the topology")
+            self._routes[key] = found[there]
+        return self._routes[key]
+
+    def likeness(self, numbers: Iterable[int]) -> Hashable:
+        """Return what is equal for lists of devices of equal times, memory and numbers between every two of them."""
+        if not self._looks:
+            compact = self._router.compact()
+            places = zip(compact.group.tolist(), compact.cell.tolist(), compact.member.tolist(), strict=True)
+            self._looks = [
+                (
+                    (id(device.kind), device.power_cap_w, device.available_bytes, group, compact.cell_kind[cell], at),
+                    cell,
+                )
+                for device, (group, cell, at) in zip(self._devices, places, strict=True)
+            ]
+        cells: dict[int, int] = {}
+        looks = (self._looks[self._rows[number]] for number in numbers)
+        return tuple((look, cells.setdefault(cell, len(cells))) for look, cell in looks)
 
     def slowest(self, message_bytes: float, group: Sequence[int]) -> GroupLink:
         """Return the largest latency and slowness over all ordered pairs of a group."""

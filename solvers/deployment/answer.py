@@ -44,7 +44,8 @@ def build(
         report.seed,
     )
     loads = link_loads(search.traffic, placed.replicas, placed.rates)
-    return build_deployment(search.problem, specs, loads, outcome, changes=changes, current=current)
+    ways = search.traffic.ways
+    return build_deployment(search.problem, specs, loads, outcome, changes=changes, current=current, ways=ways)
 
 
 def _in_order(placed: Placed) -> Placed:

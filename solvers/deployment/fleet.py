@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from gpuplan.errors import InputError, UnsupportedError
 from gpuplan.profiles.collectives import GroupLink, collective_s, group_link
-from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory
+from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory, workspace_bytes
 from gpuplan.profiles.problems.degrees import degrees_within
 from gpuplan.profiles.problems.deployment import DeploymentProblem
 from gpuplan.profiles.problems.hops import check_entries
@@ -117,6 +118,7 @@ class Fleet:
         self._times: dict[tuple[int, float | None, int, int], GroupTimes] = {}
         self._groups: dict[tuple[object, ...], GroupTimes] = {}
         self._memory: dict[tuple[int, int], Memory] = {}
+        self._layers: dict[int, Memory] = {}
         self._hops: dict[int, Hops] = {}
         check_entries(self.network.entries, "hops between groups of devices")
         self._most_hops = max(MOST_KEPT // max(3 * self.network.entries, 1), 1)
@@ -192,21 +194,22 @@ class Fleet:
         return self._memory[key]
 
     def _make_memory(self, degree: int, batch: int) -> Memory:
-        one, model, n = self.workload(1), self.model, self.num_layers
+        if degree not in self._layers:
+            self._layers[degree] = self._layer_memory(degree)
         reserve = self.problem.reserve_bytes
-        if n == 1:
-            whole = stage_memory(model, 0, 1, one, reserve_bytes=reserve, tensor_parallel=degree)
-            weights, kv, saving = [whole.weights_bytes], [whole.kv_bytes], 0.0
-        else:
-            rows = [
-                stage_memory(model, row, row + 1, one, reserve_bytes=reserve, tensor_parallel=degree)
-                for row in range(n)
-            ]
-            weights, kv = [row.weights_bytes for row in rows], [row.kv_bytes for row in rows]
-            whole = stage_memory(model, 0, n, one, reserve_bytes=reserve, tensor_parallel=degree)
+        work = self.workload(batch)
+        workspace = workspace_bytes(self.model, work, reserve_bytes=reserve, tensor_parallel=degree)
+        return dataclasses.replace(self._layers[degree], workspace=workspace)
+
+    def _layer_memory(self, degree: int) -> Memory:
+        """Return the memory numbers of a degree, without a workspace: the rest is the same at any batch."""
+        one, model, n = self.workload(1), self.model, self.num_layers
+        rows = [stage_memory(model, row, row + 1, one, tensor_parallel=degree) for row in range(n)]
+        weights, kv, saving = [row.weights_bytes for row in rows], [row.kv_bytes for row in rows], 0.0
+        if n > 1:
+            whole = stage_memory(model, 0, n, one, tensor_parallel=degree)
             saving = max(math.fsum(weights) - whole.weights_bytes, 0.0)
-        use = stage_memory(model, 0, n, self.workload(batch), reserve_bytes=reserve, tensor_parallel=degree)
-        return Memory(_prefix(weights), _prefix(kv), use.workspace_bytes, saving)
+        return Memory(_prefix(weights), _prefix(kv), 0.0, saving)
 
     def hops(self, batch: int) -> Hops:
         """Return the route tables of the three messages at a batch."""

@@ -49,7 +49,7 @@ SOLVER = "deploy"
 #: Relative gap that counts as proof.
 PROOF = 1e-9
 #: Seconds set aside for the answer: in any case, for each device and for each kind; of the limit at most this share.
-WRITING_S, DEVICE_S, KIND_S, MOST_WRITING = 0.005, 2.6e-4, 0.01, 0.5
+WRITING_S, DEVICE_S, KIND_S, MOST_WRITING = 0.005, 6e-5, 0.01, 0.5
 #: Share of the time left that candidates may take, and that where the bound brings candidates of its own.
 CANDIDATES = 0.5
 FEW_CANDIDATES = 0.3
