@@ -82,10 +82,11 @@ class Ways:
         key = message_bytes, sender, receiver
         if key not in self._routes:
             here, there = (self._devices[self._rows[number]].name for number in (sender, receiver))
-            found = self._router.routes_from(here, message_bytes, [there])
-            if there not in found:
+            _, slowness = self.pair(message_bytes, sender, receiver)
+            found = self._router.route_within(here, there, (1 - TIE) / slowness)
+            if found is None:
                 raise UsageError(f"no route joins {here} and {there}; add a link to the topology")
-            self._routes[key] = found[there]
+            self._routes[key] = found
         return self._routes[key]
 
     def likeness(self, numbers: Iterable[int]) -> Hashable:

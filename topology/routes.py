@@ -135,6 +135,16 @@ class Router:
             self._adjacency = adjacency(self.topology)
         return _best_routes(self._adjacency, device, self.devices if targets is None else targets, size)
 
+    def route_within(self, device: str, target: str, bandwidth_bytes_per_s: float) -> Route | None:
+        """Return the route of least latency over links of at least a bandwidth; None where there is none.
+
+        With the bandwidth that a table has for the two it is their fastest, one search instead of one a bandwidth.
+        """
+        if self._adjacency is None:
+            self._adjacency = adjacency(self.topology)
+        path = shortest_between(self._adjacency, device, bandwidth_bytes_per_s, target)
+        return None if path is None else _as_route(device, path)
+
 
 def _chosen(topology: Topology, devices: Sequence[str] | None) -> tuple[str, ...]:
     known = [device.name for device in topology.devices]

@@ -44,7 +44,7 @@ def build(
         report.seed,
     )
     loads = link_loads(search.traffic, placed.replicas, placed.rates)
-    ways = search.traffic.ways
+    ways = search.fleet.ways
     return build_deployment(search.problem, specs, loads, outcome, changes=changes, current=current, ways=ways)
 
 

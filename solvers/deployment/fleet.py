@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuplan.errors import InputError, UnsupportedError
+from gpuplan.plans.stage_times import Ways
 from gpuplan.profiles.collectives import GroupLink, collective_s, group_link
 from gpuplan.profiles.memory import TOKEN_BYTES, stage_memory, workspace_bytes
 from gpuplan.profiles.problems.degrees import degrees_within
@@ -90,6 +91,8 @@ class Fleet:
     ----------
     kind_of, island_of
         Number of each device's kind and island, shape (D,).
+    ways
+        Routes of messages between devices.
     classes
         Devices that may trade places, by number: exchangeable ones, of one island where groups are formed.
     degrees
@@ -102,6 +105,7 @@ class Fleet:
         self.num_layers = problem.model.num_layers
         self.devices = problem.topology.devices
         self.router = Router(problem.topology)
+        self.ways = Ways(problem.topology, router=self.router)
         self.kinds, self.kind_of = _kinds(self.devices)
         numbers = {device.name: d for d, device in enumerate(self.devices)}
         self.islands = tuple(tuple(numbers[name] for name in part.devices) for part in islands(problem.topology))

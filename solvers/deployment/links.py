@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from gpuplan.plans.deployment import HopRoute, LinkLoad
-from gpuplan.plans.stage_times import Ways
 from gpuplan.profiles.collectives import rank_pairs
 from gpuplan.profiles.memory import TOKEN_BYTES
 from gpuplan.solvers.deployment.fleet import Fleet
@@ -25,7 +24,6 @@ class Traffic:
     def __init__(self, fleet: Fleet, *, tokens: bool) -> None:
         self.fleet, self.tokens = fleet, tokens
         self.bandwidth: dict[Edge, float] = {}
-        self.ways = Ways(fleet.problem.topology, router=fleet.router)
 
     def of(self, replica: Replica) -> dict[Edge, float]:
         """Return the bytes over each directed link for one request (one token) of `replica`.
@@ -54,13 +52,13 @@ class Traffic:
             for i, j in rank_pairs(len(here), len(there)):
                 if not self.tokens:
                     size = batch * work.prompt_tokens * largest
-                    yield (k, "prefill"), self.ways.route(size, here[i], there[j]), own * work.prompt_tokens
-                yield (k, "decode"), self.ways.route(batch * largest, here[i], there[j]), own * steps
+                    yield (k, "prefill"), fleet.ways.route(size, here[i], there[j]), own * work.prompt_tokens
+                yield (k, "decode"), fleet.ways.route(batch * largest, here[i], there[j]), own * steps
         last = len(replica.groups) - 1
         if last > 0 and fleet.problem.return_hop:
             back = float(TOKEN_BYTES)
             for i, j in rank_pairs(len(replica.groups[last]), len(replica.groups[0])):
-                way = self.ways.route(back * batch, replica.groups[last][i], replica.groups[0][j])
+                way = fleet.ways.route(back * batch, replica.groups[last][i], replica.groups[0][j])
                 yield (last, "return"), way, back * steps
 
 

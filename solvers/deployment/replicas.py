@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gpuplan.solvers.deployment.ceilings import Ceiling, Ceilings, Counts
 from gpuplan.solvers.deployment.chain import QUICK, THOROUGH, Rate, rate_of, sweep
@@ -45,6 +45,7 @@ class Shaper:
         self.fleet = units.fleet
         self.stop: Callable[[], bool] | None = None
         self.found = False
+        self._cut: dict[Hashable, Replica | None] = {}
 
     def counts(self, devices: Sequence[int]) -> Counts:
         """Return how many devices of each kind there are."""
@@ -86,6 +87,13 @@ class Shaper:
 
     def as_cut(self, groups: tuple[Group, ...], cuts: tuple[int, ...], batch: int) -> Replica | None:
         """Return the replica of these groups and cuts; None where it does not fit or breaks an SLO."""
+        key = self.fleet.ways.likeness(device for group in groups for device in group), len(groups), cuts, batch
+        if key not in self._cut:
+            self._cut[key] = self._as_cut(groups, cuts, batch)
+        found = self._cut[key]
+        return None if found is None else replace(found, groups=groups)
+
+    def _as_cut(self, groups: tuple[Group, ...], cuts: tuple[int, ...], batch: int) -> Replica | None:
         chain = self.units.chain(groups, batch)
         if chain is None:
             return None

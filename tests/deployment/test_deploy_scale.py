@@ -76,3 +76,19 @@ def test_more_devices_than_tables_of_pairs_hold(tmp_path):
     assert deploy(asked, work_limit=12).require_plan().metrics.devices_used > 0
     with pytest.raises(UnsupportedError, match="memory"):
         deploy(asked, memory_limit_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("changes", [{"tensor_parallel": (2,)}, {"tensor_parallel": (4,)}])
+def test_replicas_alike_are_figured_once(changes, tmp_path, monkeypatch):
+    """Figures of replicas alike, found once and carried over, are those that each of them has by itself."""
+    from gpuplan.plans.stage_times import Ways
+
+    rows = [HOST.format(name=f"p{i}", hosts=2, kind=kind, link=link) for i, (kind, link) in enumerate(KINDS[1:3])]
+    file = tmp_path / "mixed.yaml"
+    file.write_text(f"schema: gpuplan/topology/1\nname: m\nhosts:\n{''.join(rows)}fabric: infiniband-ndr\n", "utf-8")
+    asked = problem(file, batch_auto=False, workload=Workload(16, 1024, 128), **changes)
+    shared = deploy(asked, work_limit=40, time_limit_s=None)
+    monkeypatch.setattr(Ways, "likeness", lambda *_: object())
+    alone = deploy(asked, work_limit=40, time_limit_s=None)
+    assert len(shared.require_plan().replicas) > 4
+    assert shared.require_plan() == alone.require_plan()

@@ -109,6 +109,9 @@ def test_single_routes_agree_with_the_tables(topology: Topology, size: float) ->
             j = table.devices.index(b)
             assert way.latency_s == table.latency_s[i, j]
             assert 1.0 / way.bandwidth_bytes_per_s == table.s_per_byte[i, j]
+            within = router.route_within(a, b, way.bandwidth_bytes_per_s)
+            assert within is not None
+            assert (within.latency_s, within.bandwidth_bytes_per_s) == (way.latency_s, way.bandwidth_bytes_per_s)
             assert (way.components[0], way.components[-1]) == (a, b)
             assert not devices & set(way.components[1:-1])
             for link, step in zip(way.links, pairwise(way.components), strict=True):
