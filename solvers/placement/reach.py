@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuplan.profiles.problems.hops import Hops
 from gpuplan.profiles.problems.placement import DensePlacement
 from gpuplan.solvers.placement.holders import has_return_hop
 
@@ -68,14 +69,14 @@ def _all_open(table: BoolArray, several: BoolArray) -> bool:
 
 def components(problem: DensePlacement) -> list[Component]:
     """Split the devices where no hop leads across."""
-    from scipy.sparse.csgraph import connected_components
-
     units, open_units, open_return = _units(problem)
-    number, label = connected_components(open_units, directed=False)
+    joined = open_units | open_units.T
+    label = _labels(joined)
+    number = int(label.max(initial=-1)) + 1
     of_device = label[units]
     # Devices of a unit that reaches neither another unit nor its own others stand alone.
     members = np.bincount(units, minlength=len(open_units))
-    touched = (open_units | open_units.T).any(axis=0)
+    touched = joined.any(axis=0)
     lonely = (members > 1) & ~touched
     parts = []
     for k in range(number):
@@ -83,6 +84,19 @@ def components(problem: DensePlacement) -> list[Component]:
         groups = [devices[[i]] for i in range(len(devices))] if lonely[units[devices[0]]] else [devices]
         parts += [Component(tuple(group.tolist()), units[group], open_units, open_return) for group in groups]
     return parts
+
+
+def _labels(joined: BoolArray) -> IntArray:
+    """Return the number of the component of each unit: every row is read once, and no sparse matrix is made."""
+    label = np.full(len(joined), -1, dtype=np.int64)
+    number = 0
+    for unit in range(len(joined)):
+        fresh = np.array([unit]) if label[unit] < 0 else np.zeros(0, dtype=np.int64)
+        while len(fresh):
+            label[fresh] = number
+            fresh = np.flatnonzero(joined[fresh].any(axis=0) & (label < 0))
+        number = max(number, int(label[unit]) + 1)
+    return label
 
 
 def _units(problem: DensePlacement) -> tuple[IntArray, BoolArray, BoolArray | None]:
@@ -93,15 +107,16 @@ def _units(problem: DensePlacement) -> tuple[IntArray, BoolArray, BoolArray | No
     _, first, units = np.unique(homes, axis=1, return_index=True, return_inverse=True)
     units = units.reshape(-1)
 
-    def opened(tables: list[object]) -> BoolArray:
+    def opened(tables: list[Hops]) -> BoolArray:
         result = np.ones((len(first), len(first)), dtype=np.bool_)
         for table in tables:
-            at = table.home[first]  # type: ignore[attr-defined]
-            for column in (table.unit_latency_s, table.unit_s_per_byte):  # type: ignore[attr-defined]
-                result &= np.isfinite(column[np.ix_(at, at)])
+            at = table.home[first]
+            for column in (table.unit_latency_s, table.unit_s_per_byte):
+                same = len(at) == len(column) and bool((at == np.arange(len(at))).all())
+                result &= np.isfinite(column if same else column[np.ix_(at, at)])
         alone = np.bincount(units, minlength=len(first)) < 2
         result[np.flatnonzero(alone), np.flatnonzero(alone)] = False
         return result
 
-    back = opened(list(returns)) if has_return_hop(problem) else None
-    return units.astype(np.int64), opened(list(hops)), back
+    back = opened(returns) if has_return_hop(problem) else None
+    return units.astype(np.int64), opened(hops), back
