@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gpuplan.solvers.deployment.chain import Chain, Slo
-from gpuplan.solvers.deployment.columns import Column, best_by_needs, by_device, class_sources
+from gpuplan.solvers.deployment.columns import Column, by_device, class_sources
 from gpuplan.solvers.deployment.fleet import Fleet
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.deployment.units import Group
 
 #: Sequences of groups (times batches), and layers, at most.
-MOST_SEQUENCES: Final = 1500
+MOST_SEQUENCES: Final = 6000
 MOST_LAYERS: Final = 12
 #: Rounding of sums, relatively.
 SLACK: Final = 1e-12
@@ -30,22 +30,24 @@ def exact_columns(fleet: Fleet, shaper: Shaper, over: Callable[[], bool]) -> lis
     """Return the best replica of every vector of class counts; None where that takes too long."""
     if fleet.num_layers > MOST_LAYERS:
         return None
-    asked = list(itertools.islice(_all_sequences(fleet), MOST_SEQUENCES // len(fleet.batches()) + 1))
+    class_of = {device: number for number, members in enumerate(fleet.classes) for device in members}
+    every = _all_sequences(fleet, class_of)
+    asked = list(itertools.islice(every, MOST_SEQUENCES // len(fleet.batches()) + 1))
     if len(asked) * len(fleet.batches()) > MOST_SEQUENCES:
         return None
-    columns: list[Column] = []
+    best: dict[tuple[int, ...], Replica] = {}
     for groups in asked:
         if over():
             return None
-        replica = _best_over(fleet, shaper, groups)
-        if replica is not None:
-            columns.append(by_device(replica, class_sources(fleet, replica.devices)))
-    return best_by_needs(columns)
+        classes = tuple(sorted(class_of[device] for group in groups for device in group))
+        found = _best_over(shaper, groups, best.get(classes))
+        if found is not None:
+            best[classes] = found
+    return [by_device(replica, class_sources(fleet, replica.devices)) for replica in best.values()]
 
 
-def _all_sequences(fleet: Fleet) -> Iterator[tuple[Group, ...]]:
+def _all_sequences(fleet: Fleet, class_of: dict[int, int]) -> Iterator[tuple[Group, ...]]:
     most = fleet.problem.max_devices or len(fleet.devices)
-    class_of = {device: number for number, members in enumerate(fleet.classes) for device in members}
     for degree in fleet.degrees:
         for count in range(1, min(fleet.num_layers, most // degree) + 1):
             yield from _sequences(fleet, class_of, degree, count, ())
@@ -70,12 +72,14 @@ def _sequences(
                 yield from _sequences(fleet, class_of, degree, count, (*before, group))
 
 
-def _best_over(fleet: Fleet, shaper: Shaper, groups: tuple[Group, ...]) -> Replica | None:
-    best: Replica | None = None
-    for batch in fleet.batches():
-        chain = shaper.units.chain(groups, batch)
+def _best_over(shaper: Shaper, groups: tuple[Group, ...], best: Replica | None) -> Replica | None:
+    """Return the best replica over `groups`, or `best` where none is better; batches that cannot be are left out."""
+    for ceiling in shaper.ceilings.of(shaper.counts([device for group in groups for device in group])):
+        if best is not None and ceiling.value <= best.value * (1 + SLACK):
+            break
+        chain = shaper.units.chain(groups, ceiling.batch) if ceiling.degree == len(groups[0]) else None
         for cuts in () if chain is None else _cuts(chain, shaper.ceilings.slo):
-            found = shaper.as_cut(groups, cuts, batch)
+            found = shaper.as_cut(groups, cuts, ceiling.batch)
             if found is not None and (best is None or found.value > best.value):
                 best = found
     return best

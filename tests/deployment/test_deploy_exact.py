@@ -12,6 +12,7 @@ from gpuplan.profiles import Workload
 from gpuplan.profiles.problems.deployment import DeploymentProblem
 from gpuplan.solvers import deploy
 from gpuplan.solvers.deployment.bounds import counts_of_kinds, few_vectors, packed
+from gpuplan.solvers.deployment.exhaustive import exact_columns
 from gpuplan.solvers.deployment.lattice import _range_least
 from gpuplan.solvers.deployment.network import Network
 from gpuplan.solvers.deployment.solve import _Search
@@ -65,6 +66,22 @@ def test_tiny_clusters_are_settled(first, random_case, ideal_costs, oracle):
             assert result.objective == pytest.approx(best, rel=ROUNDING)
             assert verify_deployment(result.require_plan()).ok
     assert min(settled.values()) >= 3
+
+
+def test_every_replica_at_every_batch(random_case, ideal_costs, oracle):
+    """The search of every replica, batches that no ceiling allows left out, packs to the optimum of brute force."""
+    looked = 0
+    for seed in range(2000, 2012):
+        problem = ask(random_case(seed), ideal_costs, tensor_parallel=(1, 2), batch_auto=True)
+        best = oracle.Oracle(problem, [1, 2, 4, 8, 16, 32, 64, 128], [1, 2]).optimum()
+        search = _Search(problem, Budget(Limits()), 0, None, Switch())
+        columns = exact_columns(search.fleet, search.shaper, lambda: False)
+        if columns is None:  # more sequences than are looked at
+            continue
+        found = search.placer.choose(columns) if columns else None
+        assert (None if found is None else found.objective) == (best and pytest.approx(best, rel=ROUNDING)), seed
+        looked += found is not None
+    assert looked >= 6
 
 
 @pytest.mark.parametrize("objective", ["requests", "throughput", "cost"])
