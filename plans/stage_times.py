@@ -65,6 +65,7 @@ class Ways:
         used = range(topology.num_devices) if numbers is None else numbers
         self._rows = {number: row for row, number in enumerate(used)}
         self._devices = [topology.devices[number] for number in used]
+        self._shared = router is not None
         self._router = router or Router(topology, [device.name for device in self._devices])
         self._tables: dict[float, CompactTable] = {}
         self._routes: dict[tuple[float, int, int], Route] = {}
@@ -82,8 +83,11 @@ class Ways:
         key = message_bytes, sender, receiver
         if key not in self._routes:
             here, there = (self._devices[self._rows[number]].name for number in (sender, receiver))
-            _, slowness = self.pair(message_bytes, sender, receiver)
-            found = self._router.route_within(here, there, (1 - TIE) / slowness)
+            if self._shared:  # its tables are there: one search instead of one for each bandwidth
+                _, slowness = self.pair(message_bytes, sender, receiver)
+                found = self._router.route_within(here, there, (1 - TIE) / slowness)
+            else:
+                found = self._router.routes_from(here, message_bytes, [there]).get(there)
             if found is None:
                 raise UsageError(f"no route joins {here} and {there}; add a link to the topology")
             self._routes[key] = found
