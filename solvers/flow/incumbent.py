@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gpuplan.plans.flow_solution import FlowSolution, NodeRange
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.solvers.flow.instance import Instance
 from gpuplan.solvers.flow.labels import Range
-from gpuplan.solvers.flow.maxflow import depth, evaluate, holders
+from gpuplan.solvers.flow.maxflow import depth, evaluate, holders, some_flows
 from gpuplan.solvers.limits import Budget
 from gpuplan.solvers.result import Report, Result, relative_gap
 
@@ -43,12 +43,16 @@ class Incumbent:
         """Whether value and bound meet."""
         return self.solution is not None and self.bound <= self.value * (1.0 + PROVEN)
 
-    def offer(self, placement: Sequence[NodeRange]) -> float:
-        """Value a placement, keep it if it is the best so far; return its value (0 where it breaks a limit)."""
+    def offer(self, placement: Sequence[NodeRange], more: Callable[[], bool] | None = None) -> float:
+        """Value a placement, keep it if it is the best so far; return its value (0 where it breaks a limit).
+
+        With `more` a flow of few hops above the best so far is looked for as long as that says yes; 0 where none is.
+        """
         limit = self.single_layers
         if limit is not None and holders(self.problem, placement).count(1) > limit:
             return 0.0
-        value, solution = evaluate(self.problem, placement)
+        above = 0.0 if more is None else self.value
+        value, solution = evaluate(self.problem, placement, more or some_flows(self.budget.exhausted), above)
         if value > self.value:
             self.value, self.solution = value, _without_idle(self, solution)
             self.budget.report("search", self.value, self.bound)

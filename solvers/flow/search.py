@@ -13,7 +13,9 @@ from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.flow_solution import FlowSolution
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.solvers.flow.baselines import BASELINES, rule, run_baseline
+from gpuplan.solvers.flow.chains import short_chain
 from gpuplan.solvers.flow.cover import CoverSearch, start
+from gpuplan.solvers.flow.exact import search_exactly
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
 from gpuplan.solvers.flow.link_bounds import tightened
@@ -171,7 +173,7 @@ def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     master, prices = start(incumbent, max(top, 1))
     cover = CoverSearch(incumbent, master, prices)
     if problem.max_hops is not None:
-        _with_few_hops(incumbent, cover)
+        _with_few_hops(incumbent, cover, seed)
     elif links_bind(problem, incumbent.bound):
         _with_binding_links(incumbent, cover, seed)
     else:
@@ -182,6 +184,8 @@ def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
         reasons.append("no placement within the limits passes any tokens: proven by search")
     elif incumbent.solution is None:
         _by_a_rule(incumbent, seed)
+    if incumbent.solution is None and not reasons:
+        reasons += _by_a_chain(incumbent)
     return incumbent.result("auto", seed, reasons)
 
 
@@ -194,9 +198,16 @@ def _by_a_rule(incumbent: Incumbent, seed: int) -> None:
             return
 
 
-def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:
-    from gpuplan.solvers.flow.exact import search_exactly
+def _by_a_chain(incumbent: Incumbent) -> list[str]:
+    """Take a single chain of nodes; return why nothing can flow where there is none."""
+    chain = short_chain(incumbent.problem)
+    if chain and incumbent.offer(chain) > 0.0:
+        incumbent.notes.append("nothing else was found: a single chain of nodes")
+    hops = "" if incumbent.problem.max_hops is None else f" of at most {incumbent.problem.max_hops} hops"
+    return [f"no chain of nodes{hops} holds all layers: proven by search"] if chain == [] else []
 
+
+def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:
     regions = regions_of(incumbent.problem, incumbent.bound)
     incumbent.order = interleaved(incumbent.problem, regions)
     cover.run(EFFORTS_BEFORE_REGIONS, SHARE_BEFORE_REGIONS)
@@ -209,7 +220,7 @@ def _with_binding_links(incumbent: Incumbent, cover: CoverSearch, seed: int) -> 
     search_regions(incumbent, regions, incumbent.place(cover.best), cover.upper, seed)
 
 
-def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:
+def _with_few_hops(incumbent: Incumbent, cover: CoverSearch, seed: int) -> None:
     from gpuplan.solvers.flow.stages import best_stages
 
     hops = incumbent.problem.max_hops
@@ -220,9 +231,14 @@ def _with_few_hops(incumbent: Incumbent, cover: CoverSearch) -> None:
         ranges = best_stages(cover.master, hops + 1, cover.upper, incumbent.budget)
         if ranges:
             incumbent.offer(incumbent.place(ranges))
+    if incumbent.closed or (incumbent.problem.num_nodes <= SMALL and search_exactly(incumbent)):
+        return
     _with_shared_layers(incumbent, cover.upper)
     if not incumbent.closed:
         cover.run(EFFORTS_BEFORE_REGIONS)
+    if not incumbent.closed and links_bind(incumbent.problem, incumbent.bound):
+        regions = regions_of(incumbent.problem, incumbent.bound)
+        search_regions(incumbent, regions, incumbent.place(cover.best), cover.upper, seed)
 
 
 def _with_shared_layers(incumbent: Incumbent, top: int) -> None:

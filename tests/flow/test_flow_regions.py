@@ -15,8 +15,10 @@ from gpuplan.plans.verify.flow import verify_flow_solution
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.profiles.problems.flow_io import load_flow_problem
 from gpuplan.solvers.flow import solve_flow
+from gpuplan.solvers.flow.blocks import block_placements
 from gpuplan.solvers.flow.crossing import Crossing
-from gpuplan.solvers.flow.instance import Items
+from gpuplan.solvers.flow.incumbent import Incumbent
+from gpuplan.solvers.flow.instance import Items, instance_of
 from gpuplan.solvers.flow.labels import Options
 from gpuplan.solvers.flow.maxflow import evaluate
 from gpuplan.solvers.flow.views import View, views_of
@@ -222,3 +224,19 @@ def test_three_regions_are_proven(shared_data: Path) -> None:
     assert result.objective == pytest.approx(1754.3818895649893, rel=1e-9)
     assert result.report.bound_kind == "label search by regions"
     assert verify_flow_solution(flow_solution_to_dict(result, problem), problem).ok
+
+
+def test_a_region_far_weaker_than_the_rest() -> None:
+    """Twelve nodes of 100 tokens/s, a layer each, beside two of 1: a flow of all is more ticks than a weak region has.
+
+    Four layers on twelve nodes pass 300; the weak ones could add 1 on two layers, which is no more over all four.
+    """
+    side = np.repeat([0, 1], [12, 2])
+    links = np.where(side[:, None] == side[None, :], 1e4, 0.5)
+    np.fill_diagonal(links, 0.0)
+    names, wide = tuple(f"n{i}" for i in range(14)), np.full(14, 1e4)
+    table = (np.array([100.0]), np.array([1.0]))
+    problem = FlowProblem(4, ("strong", "weak"), table, names, side.astype(np.int64), links, wide, wide)
+    incumbent = Incumbent(problem, instance_of(problem), budget(), bound=300.0)
+    placements = block_placements(incumbent, [list(range(12)), [12, 13]])
+    assert max(evaluate(problem, placement)[0] for placement in placements) == pytest.approx(300.0)
