@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gpuplan.solvers.deployment.choice import Market, Pick, with_handicap
 from gpuplan.solvers.deployment.columns import Column, Make
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.links import Traffic, overloaded, throttled
-from gpuplan.solvers.deployment.moving import total_weights
+from gpuplan.solvers.deployment.moving import Resident, moved_bytes, total_weights
 from gpuplan.solvers.deployment.replicas import Replica, Shaper
 from gpuplan.solvers.limits import Budget
 
@@ -47,6 +47,8 @@ class Placer:
         Makes of islands, or None where candidates take classes.
     move_cost
         Objective units for each byte that a device has to load; None where nothing is in place.
+    resident
+        What devices hold already.
     """
 
     goal: Goal
@@ -55,6 +57,7 @@ class Placer:
     makes: Sequence[Make] | None
     budget: Budget
     move_cost: float | None
+    resident: Resident = field(default_factory=dict)
 
     def choose(
         self, columns: Sequence[Column], demand: float | None = None, *, hold: bool = False, by_kind: bool = False
@@ -115,7 +118,7 @@ class Placer:
         market = Market(fleet, goal, columns, self.makes, worths, time_limit_s=limit)
         if self.move_cost is None or not columns:
             return market
-        loads = [0.0 if column.kept is not None else total_weights(fleet, column.replica) for column in columns]
+        loads = [0.0 if column.kept is not None else self._load(column) for column in columns]
         heaviest = max(loads)
         # Whatever loads as much: the one that lets more replicas stay.
         loads = [
@@ -125,6 +128,13 @@ class Placer:
         least = 1e-7 * max(map(abs, worths)) / heaviest if heaviest > 0.0 else 0.0
         price = max(self.move_cost, least)
         return with_handicap(market, [(price if load > 0.0 else least) * load for load in loads])
+
+    def _load(self, column: Column) -> float:
+        """Return the bytes that the devices of a column have to load; all of its weights where others may stand in."""
+        fleet = self.shaper.fleet
+        if self.makes is None and all(len(fleet.classes[number]) == 1 for _, number, _ in column.needs):
+            return math.fsum(moved_bytes(fleet, [column.replica], self.resident).values())
+        return total_weights(fleet, column.replica)
 
     def _polished(self, picks: Sequence[Pick]) -> list[Pick]:
         """Return the picks with the new replicas among them cut as well as a thorough search can."""

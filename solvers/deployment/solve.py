@@ -31,7 +31,7 @@ from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.lattice import Lattice
 from gpuplan.solvers.deployment.links import Traffic
 from gpuplan.solvers.deployment.mixed import chain_columns
-from gpuplan.solvers.deployment.moving import kept_columns
+from gpuplan.solvers.deployment.moving import kept_columns, placement_of, resident_shares
 from gpuplan.solvers.deployment.placing import Placed, Placer
 from gpuplan.solvers.deployment.proofs import PROOFS
 from gpuplan.solvers.deployment.reasons import beyond_demand, nowhere
@@ -153,7 +153,8 @@ class _Search:
         self.traffic = Traffic(self.fleet, tokens=self.ceilings.tokens)
         self.makes = None if class_vectors(self.fleet) <= MOST_VECTORS else island_makes(self.fleet)
         move_cost = None if current is None else switch.move_cost
-        self.placer = Placer(self.goal, self.shaper, self.traffic, self.makes, self.budget, move_cost)
+        resident = {} if current is None else resident_shares(placement_of(current))
+        self.placer = Placer(self.goal, self.shaper, self.traffic, self.makes, self.budget, move_cost, resident)
         self.bounding = self.budget
         self.notes: list[str] = []
         self.asked_for = 0

@@ -148,3 +148,23 @@ def test_a_deployment_of_something_else_is_refused(four_layers, two_hosts, ideal
     topology = dataclasses.replace(two_hosts, devices=(other, *others))
     with pytest.raises(UsageError, match="host0/gpu0 is of kind other, got one where"):
         deploy(ask(four_layers, topology, ideal_costs), current=current)
+
+
+def test_only_bytes_that_move_are_charged(four_layers, make_cluster, ideal_costs):
+    """A new device takes the embedding (20 B) over from a pipeline of 260 B: 20 B are weighed against the gain."""
+    members = [("a", 80.0, 500, 1.0), ("b", 160.0, 320, 1.0), ("c", 110.0, 250, 1.0)]
+    topology = make_cluster([members], inside=(1e4, 0.001), outside=(1e3, 0.002))
+    problem = DeploymentProblem(
+        four_layers, topology, ideal_costs, Workload(2, 3, 4), tensor_parallel=(1,), reserve_bytes=0.0
+    )
+    first = deploy(problem.replace(topology=without(topology, "host0/gpu2")))
+    # 1.9e-4 a byte: 20 B cost 0.0038 requests/s, less than the 0.0147 that are gained; 260 B would cost 0.049.
+    settings = {"current": first.require_plan(), "hysteresis": 0.0}
+    again = deploy(problem, move_cost=1.9e-4, **settings)
+    assert again.require_plan().changes.total_moved_bytes == 20.0
+    assert again.objective - first.objective > 20 * 1.9e-4
+    assert verify_deployment(again.require_plan()).ok
+    # At 1e-3 a byte even 20 B cost more than is gained: nothing moves.
+    dear = deploy(problem, move_cost=1e-3, **settings)
+    assert dear.objective == pytest.approx(first.objective)
+    assert dear.require_plan().changes.total_moved_bytes == 0.0
