@@ -22,6 +22,8 @@ from gpuplan.solvers.placement.unlike.fill import QUICK, fill
 
 #: Relative interval at which caps are not halved any more, and first devices that walks are tried from.
 CLOSE, WALKS = 1e-3, 6
+#: Classes whose hops are summed at once: few enough for a cache, since large arrays take longest to allocate.
+ROWS = 64
 #: Covers the rounding of sums and differences of times.
 TOLERANCE = 1e-9
 
@@ -92,7 +94,9 @@ class CheapCaps:
         """Return the least hop out of each class, to a follower or back, shape (C,): never more than a stage pays."""
         core = self.core
         small = float(core.boundary[1:-1].min(initial=np.inf)) if core.num_layers > 1 else 0.0
-        hops = (core.hop_s + small * core.hop_s_per_byte).min(axis=1)
+        rows = range(0, core.num_classes, ROWS)
+        parts = [(core.hop_s[c : c + ROWS] + small * core.hop_s_per_byte[c : c + ROWS]).min(axis=1) for c in rows]
+        hops = np.concatenate(parts)
         back = np.zeros(core.num_classes) if core.back is None else core.back.min(axis=1)
         return np.asarray(np.minimum(hops, back))
 

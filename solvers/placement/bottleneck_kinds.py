@@ -9,6 +9,7 @@ impossible. A sequence is a plan once its runs are packed into classes, and `pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from gpuplan.solvers.placement.tables import ClassPath
 
 #: More states than this are no help.
 MOST_STATES = 512
+#: Classes whose rows are read at once.
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def kinds_core(core: Core) -> CapCore | None:
     shown = kinds.example[states]
     back = None
     if core.back is not None:
-        back = np.ascontiguousarray(_least(core.back, kinds, inside=True)[np.ix_(states, states)])
+        back = np.ascontiguousarray(_least(core.back.take, kinds, inside=True)[np.ix_(states, states)])
     return CapCore(
         np.ascontiguousarray(core.prefix[shown]),
         np.ascontiguousarray(core.low[shown]),
@@ -82,27 +85,40 @@ def kinds_of(core: Core) -> Kinds:
     return Kinds(kind, longest, np.minimum(total, core.num_layers), example.astype(np.int64))
 
 
-def _least(table: FloatArray, kinds: Kinds, *, inside: bool) -> FloatArray:
-    """Return the least entry between different classes of two kinds (`inside`: or one class), shape (T, T)."""
-    values = table.copy()
-    if not inside:
-        np.fill_diagonal(values, np.inf)
+def _least(rows_of: Callable[..., FloatArray], kinds: Kinds, *, inside: bool) -> FloatArray:
+    """Return the least entry between different classes of two kinds (`inside`: or one class), shape (T, T).
+
+    ``rows_of(classes, 0)`` copies rows of the table: few at once, since arrays of all pairs take longest to allocate.
+    """
+    least = np.full((kinds.number, len(kinds.of)), np.inf)
     order = np.argsort(kinds.of, kind="stable")
+    for first in range(0, len(order), ROWS):
+        classes = order[first : first + ROWS]
+        rows = rows_of(classes, 0)
+        if not inside:
+            rows[np.arange(len(classes)), classes] = np.inf
+        of = kinds.of[classes]
+        starts = np.flatnonzero(np.diff(of, prepend=-1))
+        least[of[starts]] = np.minimum(least[of[starts]], np.minimum.reduceat(rows, starts, axis=0))
     cuts = np.searchsorted(kinds.of[order], np.arange(kinds.number))
-    sorted_ = values[np.ix_(order, order)]
-    return np.asarray(np.minimum.reduceat(np.minimum.reduceat(sorted_, cuts, axis=0), cuts, axis=1))
+    return np.asarray(np.minimum.reduceat(least[:, order], cuts, axis=1))
 
 
 def _edges(core: Core, kinds: Kinds, states: IntArray, begins: IntArray) -> Edges:
     """Each state's next place, and a door by kind to the first places of all kinds."""
     inner, inner_per_byte = np.full(kinds.number, np.inf), np.full(kinds.number, np.inf)
     np.minimum.at(inner, kinds.of, np.diag(core.hop_s))
-    per_byte = np.where(np.isfinite(core.hop_s), core.hop_s_per_byte, np.inf)
-    np.minimum.at(inner_per_byte, kinds.of, np.diag(per_byte))
+    routed_inside = np.isfinite(np.diag(core.hop_s))
+    np.minimum.at(inner_per_byte, kinds.of, np.where(routed_inside, np.diag(core.hop_s_per_byte), np.inf))
     further = np.append(states[1:] == states[:-1], False) & np.isfinite(inner)[states]
     nexts = np.flatnonzero(further)
     own = np.concatenate([[0], np.cumsum(further)]).astype(np.int64)
-    outer, outer_per_byte = _least(core.hop_s, kinds, inside=False), _least(per_byte, kinds, inside=False)
+
+    def per_byte(classes: IntArray, axis: int) -> FloatArray:
+        routed = np.isfinite(core.hop_s.take(classes, axis))
+        return np.where(routed, core.hop_s_per_byte.take(classes, axis), np.inf)
+
+    outer, outer_per_byte = _least(core.hop_s.take, kinds, inside=False), _least(per_byte, kinds, inside=False)
     routed = np.isfinite(outer)
     leave, enter = np.nonzero(routed)
     gate = (len(nexts) + np.concatenate([[0], np.cumsum(routed.sum(axis=1))])).astype(np.int64)
@@ -141,7 +157,15 @@ class _Hosts:
     def __init__(self, core: Core, kinds: Kinds) -> None:
         self.counts: list[int] = core.counts.tolist()
         self.members: list[list[int]] = [np.flatnonzero(kinds.of == kind).tolist() for kind in range(kinds.number)]
-        self.far: list[list[float]] = (core.hop_s + core.boundary.max(initial=0.0) * core.hop_s_per_byte).tolist()
+        self.core = core
+        self.largest = float(core.boundary.max(initial=0.0))
+        self._far: dict[int, list[float]] = {}
+
+    def far(self, before: int) -> list[float]:
+        """Return the longest hop from a class to every class."""
+        if before not in self._far:
+            self._far[before] = (self.core.hop_s[before] + self.largest * self.core.hop_s_per_byte[before]).tolist()
+        return self._far[before]
 
     def pack(self, kind: list[int], lengths: list[int], *, largest_first: bool) -> list[int] | None:
         """Return a class for every run, in order or the largest first; None where one has none."""
@@ -152,7 +176,7 @@ class _Hosts:
                 return None
             before = packed[k - 1] if k > 0 else -1
             # Near the run before it; of equal hops the host that is used up most.
-            hops = self.far[before] if before >= 0 else [0.0] * len(left)
+            hops = self.far(before) if before >= 0 else [0.0] * len(left)
             packed[k] = min(able, key=lambda c, hops=hops: (hops[c], left[c]))  # type: ignore[misc]
             left[packed[k]] -= lengths[k]
         return packed

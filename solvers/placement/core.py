@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpuplan.profiles.problems.placement import FloatArray
 from gpuplan.solvers.placement.classes import IntArray
 from gpuplan.solvers.placement.modes import Modes
-from gpuplan.solvers.placement.tables import ClassPath, ClassTables
+from gpuplan.solvers.placement.tables import ClassPath, ClassTables, ClassTiming
 from gpuplan.solvers.placement.windows import CapWindows, cap_windows, memory_windows
 
 #: A label is cut when it cannot be better than the incumbent by this much, relative.
@@ -204,9 +204,10 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     low = memory_windows(tables, micro_batches, query.capacity_tokens)
     cap = None if math.isinf(query.cap_s) else cap_windows(tables, low, query.cap_s)
     timing, weight = tables.cycle if query.bottleneck else tables.latency, query.time_weight
+    pairs = _pairs_of(tables, query)
     entry = np.zeros(tables.num_classes) if query.entry is None else np.array(query.entry, dtype=np.float64)
     most = tables.max_stages if query.max_stages is None else min(tables.max_stages, query.max_stages)
-    routed = _routes(timing.hop_s) if weight == 0.0 else _weighed(timing.hop_s, weight)
+    routed = _routes(pairs.hop_s) if weight == 0.0 else _weighed(pairs.hop_s, weight)
     back = _return_times(tables, query)
     weights, limit = (None, math.inf) if query.budget is None else (np.array(query.budget[0]), query.budget[1])
     modes = tables.modes
@@ -217,7 +218,7 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
         tables.pred,
         timing.prefix * weight,
         np.ascontiguousarray(routed),
-        _weighed(timing.hop_s_per_byte, weight),
+        _weighed(pairs.hop_s_per_byte, weight),
         timing.boundary,
         back,
         entry,
@@ -233,11 +234,22 @@ def make_core(tables: ClassTables, query: Query, micro_batches: int) -> Core:
     )
 
 
+def _pairs_of(tables: ClassTables, query: Query) -> ClassTiming:
+    """Return the timing whose pair tables a query reads: where only routes count, one whose tables are made already.
+
+    A route missing for latency or cycle is missing in both.
+    """
+    if query.bottleneck:
+        return tables.cycle
+    other = query.time_weight == 0.0 and tables.cycle.made and not tables.latency.made
+    return tables.cycle if other else tables.latency
+
+
 def _return_times(tables: ClassTables, query: Query) -> FloatArray | None:
     """Return hop by (last, first) as the query values it; a route missing for latency or cycle is missing."""
-    times = tables.cycle.back if query.bottleneck else tables.latency.back
+    times = _pairs_of(tables, query).back
     if times is None:
-        times = tables.latency.back if query.bottleneck else tables.cycle.back
+        times = tables.latency.back if _pairs_of(tables, query) is tables.cycle else tables.cycle.back
         if times is None or np.isfinite(times).all():
             return None
         times = _routes(times)

@@ -262,13 +262,16 @@ class Session:
         """Size of the small engine's search; 0 where it is asked for by name, inf where it is not to run."""
         if self.engine not in ("auto", "dp"):
             return math.inf
-        core = make_core(self.tables, Query(), 1)
-        if small.fits(core):
-            return 0.0 if self.engine == "dp" else cells(core)
+        tables = self.tables
+        # Without modes, counts alone tell: tables of thousands of classes are not made for that.
+        if tables.modes is not None or small.keys_fit(tables.counts, tables.num_classes):
+            core = make_core(tables, Query(), 1)
+            if small.fits(core):
+                return 0.0 if self.engine == "dp" else cells(core)
         if self.engine == "auto":
             return math.inf
         raise UnsupportedError(
-            f"solver dp packs device counts into 63 bits and {core.num_classes} device classes need more; "
+            f"solver dp packs device counts into 63 bits and {tables.num_classes} device classes need more; "
             "use solver labels or auto"
         )
 

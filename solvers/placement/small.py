@@ -79,7 +79,12 @@ def count_labels(core: Core, groups: int | None = None) -> float:
 
 def fits(core: Core) -> bool:
     """Return whether keys fit 63 bits, however many first groups a query leads to."""
-    return sum(bits_of(core.capacity)) + core.num_classes.bit_length() <= 63
+    return keys_fit(core.capacity, core.num_classes)
+
+
+def keys_fit(capacity: IntArray, num_classes: int) -> bool:
+    """Return whether counters up to `capacity` and a class fit 63 bits: read before pairs of classes are."""
+    return sum(bits_of(capacity)) + num_classes.bit_length() <= 63
 
 
 class Closing(Protocol):

@@ -41,6 +41,11 @@ class ClassTiming:
     boundary: FloatArray
     back: FloatArray | None
 
+    @property
+    def made(self) -> bool:
+        """Whether the pair tables are there."""
+        return "hop_s" in self.__dict__
+
     def hop(self, c: int, e: int, j: int) -> float:
         """Seconds of a hand-over from c to e at boundary j."""
         return float(self.hop_s[c, e] + self.boundary[j] * self.hop_s_per_byte[c, e])
@@ -192,12 +197,25 @@ def _class_timing(problem: DensePlacement, timing: Timing, members: tuple[tuple[
 
 def _class_pairs(problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]) -> PairTables:
     latency, per_byte = _open_hops(problem, timing.hop, members, back=False)
-    back = None
-    if timing.return_hop is not None:
-        back, slope = _open_hops(problem, timing.return_hop, members, back=True)
-        slope *= timing.return_bytes
-        back += slope
-    return latency, per_byte, back
+    return latency, per_byte, _class_returns(problem, timing, members)
+
+
+def _class_returns(
+    problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]
+) -> FloatArray | None:  # fmt: skip
+    """Return the seconds of the return hop between classes; None without one."""
+    hops = timing.return_hop
+    if hops is None:
+        return None
+    tables = {id(h): h for t in (problem.latency, problem.cycle) if (h := t.return_hop)}.values()
+    if all(_all_open(table.unit_latency_s) and _all_open(table.unit_s_per_byte) for table in tables):
+        # Summed by unit: of thousands of classes a table takes longer to allocate than all else.
+        whole = hops.unit_latency_s + hops.unit_s_per_byte * timing.return_bytes
+        return class_table(hops.home, whole, members, np.inf)
+    back, slope = _open_hops(problem, hops, members, back=True)
+    slope *= timing.return_bytes
+    back += slope
+    return back
 
 
 def last_marked(problem: DensePlacement) -> IntArray:
