@@ -7,7 +7,7 @@ layers that any walk of as many nodes holds, nodes met twice included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,27 @@ def short_chain(problem: FlowProblem) -> list[NodeRange] | None:
         Empty where there is none, None where the search gave up.
     """
     return _Chains(problem).search()
+
+
+def dealt_out(problem: FlowProblem, chain: Sequence[NodeRange]) -> list[NodeRange]:
+    """Return a chain with the other nodes dealt out to its stages, each to the weakest that it can hold.
+
+    Stages reach from stop to stop of the chain, so no chain has more hops than this one.
+    """
+    stops = [item.stop for item in chain]
+    stages = list(zip([0, *stops], stops, strict=False))
+    table = problem.throughput_table()
+    passed = [float(table[problem.node_kinds[item.node], item.stop - item.start]) for item in chain]
+    placement = list(chain)
+    taken = {item.node for item in chain}
+    for node in range(problem.num_nodes):
+        own = table[problem.node_kinds[node]]
+        fitting = [at for at, (start, stop) in enumerate(stages) if stop - start < len(own) and own[stop - start] > 0.0]
+        if node not in taken and fitting:
+            at = min(fitting, key=lambda at: passed[at])
+            passed[at] += float(own[stages[at][1] - stages[at][0]])
+            placement.append(NodeRange(node, *stages[at]))
+    return placement
 
 
 class _Chains:

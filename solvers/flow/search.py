@@ -13,7 +13,7 @@ from gpuplan.errors import UnsupportedError, UsageError
 from gpuplan.plans.flow_solution import FlowSolution
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.solvers.flow.baselines import BASELINES, rule, run_baseline
-from gpuplan.solvers.flow.chains import short_chain
+from gpuplan.solvers.flow.chains import dealt_out, short_chain
 from gpuplan.solvers.flow.cover import CoverSearch, start
 from gpuplan.solvers.flow.exact import search_exactly
 from gpuplan.solvers.flow.incumbent import Incumbent
@@ -182,28 +182,30 @@ def _auto(incumbent: Incumbent, seed: int) -> Result[FlowSolution]:
     reasons = []
     if incumbent.solution is None and (cover.upper <= 0 or incumbent.bound <= 0.0):
         reasons.append("no placement within the limits passes any tokens: proven by search")
-    elif incumbent.solution is None:
-        _by_a_rule(incumbent, seed)
     if incumbent.solution is None and not reasons:
         reasons += _by_a_chain(incumbent)
+        if not reasons:
+            _by_a_rule(incumbent, seed)
     return incumbent.result("auto", seed, reasons)
 
 
 def _by_a_rule(incumbent: Incumbent, seed: int) -> None:
-    """Take the first placement that a rule has, the quickest first: a limit came before any other."""
+    """Offer what rules have until there is some placement, the quickest first: a limit came before any other."""
     for name in ("swarm", "separate-pipelines", "homogeneous", "petals"):
-        outcome = rule(name)(incumbent.problem, seed)
-        if not isinstance(outcome, str) and incumbent.offer(outcome) > 0.0:
+        outcome, before = rule(name)(incumbent.problem, seed), incumbent.value
+        if not isinstance(outcome, str) and incumbent.offer(outcome) > before:
             incumbent.notes.append(f"a limit came before the search had a placement: that of {name}")
+        if incumbent.solution is not None:
             return
 
 
 def _by_a_chain(incumbent: Incumbent) -> list[str]:
-    """Take a single chain of nodes; return why nothing can flow where there is none."""
-    chain = short_chain(incumbent.problem)
-    if chain and incumbent.offer(chain) > 0.0:
-        incumbent.notes.append("nothing else was found: a single chain of nodes")
-    hops = "" if incumbent.problem.max_hops is None else f" of at most {incumbent.problem.max_hops} hops"
+    """Take a single chain of nodes, the others beside them; return why nothing can flow where there is none."""
+    problem = incumbent.problem
+    chain = short_chain(problem)
+    if chain and incumbent.offer(chain) + incumbent.offer(dealt_out(problem, chain)) > 0.0:
+        incumbent.notes.append("a limit came before the search had a placement: the stages of a chain of nodes")
+    hops = "" if problem.max_hops is None else f" of at most {problem.max_hops} hops"
     return [f"no chain of nodes{hops} holds all layers: proven by search"] if chain == [] else []
 
 

@@ -13,7 +13,7 @@ from gpuplan.plans.flow_solution import NodeRange, flow_solution_to_dict
 from gpuplan.plans.verify.flow import verify_flow_solution
 from gpuplan.profiles.problems.flow import FlowProblem
 from gpuplan.solvers.flow import solve_flow
-from gpuplan.solvers.flow.chains import short_chain
+from gpuplan.solvers.flow.chains import dealt_out, short_chain
 from gpuplan.solvers.flow.exact import count_placements, search_exactly, twins_of
 from gpuplan.solvers.flow.incumbent import Incumbent
 from gpuplan.solvers.flow.instance import instance_of
@@ -112,6 +112,21 @@ def test_a_chain_passes_over_nodes_that_lead_nowhere() -> None:
     assert short_chain(problem) == [NodeRange(0, 0, 2), NodeRange(1, 2, 3), NodeRange(2, 3, 4)]
     assert short_chain(dataclasses.replace(problem, max_hops=1)) == []
     assert short_chain(dataclasses.replace(problem, num_layers=7)) == []
+
+
+def test_other_nodes_are_dealt_out_to_the_stages_of_a_chain() -> None:
+    """Six nodes of up to two layers, three layers, one hop: a stage of two layers and one of one, 16 tokens/s."""
+    # Nodes 0 and 1 are the chain: layers 0-1 at 4, layer 2 at 8. The others go to the weaker stage each, the first at a
+    # tie: (4, 8), (8, 8), (12, 8), (12, 16), (16, 16).
+    wide, names = np.full(6, 1e3), tuple(f"n{i}" for i in range(6))
+    links, kinds = 1e3 * (1.0 - np.eye(6)), np.zeros(6, dtype=np.int64)
+    problem = FlowProblem(3, ("a",), (np.array([8.0, 4.0]),), names, kinds, links, wide, wide, 1)
+    chain = short_chain(problem)
+    assert chain == [NodeRange(0, 0, 2), NodeRange(1, 2, 3)]
+    placement = dealt_out(problem, chain)
+    assert sorted(item.node for item in placement) == list(range(6))
+    assert sorted((item.start, item.stop) for item in placement) == [(0, 2)] * 4 + [(2, 3)] * 2
+    assert evaluate(problem, placement)[0] == pytest.approx(16.0)
 
 
 def test_links_are_left_out_for_shorter_chains() -> None:
