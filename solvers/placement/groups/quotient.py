@@ -11,11 +11,12 @@ packed. The return hop splits the paths: all in one island (``alone``), the last
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuplan.profiles.problems.groups import GroupModes
 from gpuplan.profiles.problems.hops import FloatArray, IntArray
@@ -96,7 +97,7 @@ class Block:
     ) -> None:
         self.kinds, self.whole, self.states, self.alone = kinds, tables, tuple(states), alone
         self.modes = np.array([self._mode(state) for state in states], dtype=np.int64)
-        self._steps, self._returns = self._pairs(self._step), self._pairs(self._return)
+        self._steps, self._returns = self._step_pairs(), self._return_pairs()
         self.budget, self.engine = budget, engine
         # Labels are few (devices in use times classes), so that an exhaustive search costs less than good multipliers.
         self.settings = Settings(budget.limits.threads, BEAM_LADDER if engine == "beam" else SHORT_LADDER)
@@ -190,45 +191,43 @@ class Block:
             back[pairs] = timing.back[modes]
         return ClassTiming(timing.prefix[self.modes], hop, per_byte, timing.boundary, back)
 
-    def _pairs(self, hop: Callable[[State, State], tuple[int, int] | None]) -> tuple[Pairs, Pairs]:
-        """Return the pairs of states that have a hop, and the modes whose hop it is, both as row and column numbers."""
-        found = [
-            (c, e, *modes)
-            for c, state in enumerate(self.states)
-            for e, after in enumerate(self.states)
-            if (modes := hop(state, after)) is not None
-        ]
-        columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
-        return (columns[0], columns[1]), (columns[2], columns[3])
+    def _step_pairs(self) -> tuple[Pairs, Pairs]:
+        """Return the pairs of states that may follow each other, and the modes whose hop each has."""
+        role, top, left = (np.array([getattr(s, name) for s in self.states]) for name in ("role", "top", "left"))
+        degree = np.array([state.degree for state in self.states])
+        fresh = np.array([state.fresh for state in self.states])[None, :]
+        any_role = role == "any"
+        leads = any_role[:, None] & (any_role | (role == "last")) | (role == "first")[:, None] & any_role
+        apart = fresh & leads if not self.alone else np.zeros_like(leads)
+        same = (role[:, None] == role) & (top[:, None] == top) & (left == left[:, None] - degree)
+        return self._pairs(apart, ~fresh & same)
 
-    def _step(self, state: State, after: State) -> tuple[int, int] | None:
-        """Return the modes whose hop a stage and the next one have, None where they may not follow each other."""
-        if after.fresh:
-            allowed = (state.role, after.role) in (("any", "any"), ("first", "any"), ("any", "last"))
-            return self._apart(state, after) if allowed and not self.alone else None
-        same = state[:1] == after[:1] and state[3:] == after[3:] and after.left == state.left - after.degree
-        return self._inside(state, after) if same else None
-
-    def _return(self, last: State, first: State) -> tuple[int, int] | None:
+    def _return_pairs(self) -> tuple[Pairs, Pairs]:
+        """Return the pairs of last and first states, and the modes whose return hop each has."""
+        role = np.array([state.role for state in self.states])
         if self.alone:
-            return self._inside(last, first) if last.kind == first.kind else None
-        if last.role == "any" and first.role == "any":
-            return self._apart(last, first)
-        ring = (last.role, first.role) == ("last", "first") and last.kind == first.kind
-        return self._inside(last, first) if ring else None
+            return self._pairs(
+                np.zeros((len(role), len(role)), dtype=bool), np.ones((len(role), len(role)), dtype=bool)
+            )
+        any_role = role == "any"
+        return self._pairs(any_role[:, None] & any_role, (role == "last")[:, None] & (role == "first"))
 
-    def _inside(self, a: State, b: State) -> tuple[int, int]:
-        island = self.kinds.islands[a.kind][0]
-        return self.kinds.place[island, a.degree], self.kinds.place[island, b.degree]
+    def _pairs(self, apart: NDArray[np.bool_], inside: NDArray[np.bool_]) -> tuple[Pairs, Pairs]:
+        """Return the pairs on two different islands, where a kind has two, and those inside one island.
 
-    def _apart(self, a: State, b: State) -> tuple[int, int] | None:
-        """Return modes of two different islands, None where there is but one."""
-        group = self.kinds.islands[b.kind]
-        if a.kind != b.kind:
-            return self.kinds.place[self.kinds.islands[a.kind][0], a.degree], self.kinds.place[group[0], b.degree]
-        if len(group) < 2:
-            return None
-        return self.kinds.place[group[0], a.degree], self.kinds.place[group[1], b.degree]
+        Both as row and column numbers: of the states, then of their modes.
+        """
+        kind = np.array([state.kind for state in self.states])
+        same = kind[:, None] == kind
+        second = np.array([self._second(state) for state in self.states])
+        rows, columns = np.nonzero((apart & (~same | (second >= 0))) | (inside & same))
+        other = apart[rows, columns] & same[rows, columns]
+        return (rows, columns), (self.modes[rows], np.where(other, second[columns], self.modes[columns]))
+
+    def _second(self, state: State) -> int:
+        """Return the mode of a state on the second island of its kind, -1 where there is but one."""
+        group = self.kinds.islands[state.kind]
+        return self.kinds.place[group[1], state.degree] if len(group) > 1 else -1
 
     def realised(self, path: ClassPath) -> ClassPath | None:
         """Put the runs of a path on islands, or None where they do not fit."""
