@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -40,20 +39,6 @@ def _joined(gpu: int, bandwidth: float, latency: float) -> Link:
     return Link(f"h0/gpu{gpu}", f"h1/gpu{gpu}", "ethernet", bandwidth, latency)
 
 
-def _front_of(plans: list[Any]) -> list[tuple[float, float, int]]:
-    """Return the non-dominated figures by rising latency; of those equal to 1e-9 in some, the better in the others."""
-    kept: list[tuple[float, float, int]] = []
-    for plan in sorted(plans, key=lambda plan: (plan.latency, plan.bottleneck, plan.devices)):
-        figures = (plan.latency, plan.bottleneck, plan.devices)
-        if not any(_drops(other, figures) for other in kept):
-            kept = [other for other in kept if not _drops(figures, other)] + [figures]
-    return kept
-
-
-def _drops(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    return all(a <= b * (1 + 1e-9) for a, b in zip(first, second, strict=True))
-
-
 def test_points_have_their_own_seconds_and_proofs_hold(oracle: ModuleType) -> None:
     """Each point is a plan at its own price; a front called complete is the one of all plans."""
     complete = changed = 0
@@ -72,7 +57,7 @@ def test_points_have_their_own_seconds_and_proofs_hold(oracle: ModuleType) -> No
                 assert any(point == pytest.approx(figures, rel=1e-9) for figures in known), seed
             if result.status == "optimal":
                 complete += 1
-                assert [pytest.approx(figures, rel=1e-9) for figures in _front_of(allowed)] == points, seed
+                assert [pytest.approx(figures, rel=1e-9) for figures in oracle.front_of(allowed)] == points, seed
             changed += result.status != "optimal"
             assert result.report.proof
     assert complete > 20

@@ -386,14 +386,19 @@ def not_above(low: Any, high: Any) -> bool:
 
 
 def front_of(plans: list[Plan]) -> list[tuple[float, float, int]]:
-    """Return the non-dominated figures, by rising latency."""
-    # Sums taken in another order differ in their last digits: latencies that agree to 12 are the same.
-    rounded = {(float(f"{plan.latency:.12g}"), float(f"{plan.bottleneck:.12g}"), plan.devices) for plan in plans}
+    """Return the non-dominated figures by rising latency; of those equal to 1e-9 in some, the better in the others."""
     kept: list[tuple[float, float, int]] = []
-    for figure in sorted(rounded):
-        if not any(all(a <= b * (1 + 1e-9) for a, b in zip(other, figure, strict=True)) for other in kept):
-            kept.append(figure)
+    routed = (plan for plan in plans if math.isfinite(plan.latency))
+    for plan in sorted(routed, key=lambda plan: (plan.latency, plan.bottleneck, plan.devices)):
+        figures = (plan.latency, plan.bottleneck, plan.devices)
+        if not any(drops(other, figures) for other in kept):
+            kept = [other for other in kept if not drops(figures, other)] + [figures]
     return kept
+
+
+def drops(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    """Whether a point of a front leaves no room for another."""
+    return all(a <= b * (1 + 1e-9) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(400, 403))
