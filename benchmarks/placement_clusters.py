@@ -2,8 +2,9 @@
 
 `racks(devices, layers, seed, kinds, mixed)` draws hosts of eight (or `per_host`) devices, racks of four hosts and
 `kinds` kinds of accelerators. ``mixed=False``: a rack holds one kind; ``mixed=True``: every rack holds hosts of several
-kinds, all racks alike. Times are in ms, memory in GB, messages in MB. Routes: NVLink-like inside a host, the rack's
-switch between its hosts, a slower spine between racks; the slower of two hosts' ports counts.
+kinds, all racks alike. `workstations` draws hosts that hold several kinds each. Times are in ms, memory in GB,
+messages in MB. Routes: NVLink-like inside a host, the rack's switch between its hosts, a slower spine between racks;
+the slower of two hosts' ports counts.
 """
 
 from __future__ import annotations
@@ -74,6 +75,37 @@ def racks(
         timing,
         objective=Objective(objective),
         name=f"{'mixed' if mixed else 'racks'}-D{devices}-n{layers}-{kinds} kinds-seed{seed}",
+    )
+
+
+def workstations(
+    devices: int, layers: int, seed: int, *, kinds: int = 16, alike: int = 1, stages: float = 25.0
+) -> DensePlacement:
+    """Return hosts of eight devices, so many `alike` of each kind; hosts are of two makes where kinds are many.
+
+    stages
+        The model fills about so many devices of the mean memory.
+    """
+    rng = np.random.default_rng([8, seed, devices, layers, kinds, alike])
+    host, home = np.arange(devices // 8), np.arange(devices) // 8
+    kind = (np.arange(devices) % 8 + 8 * (home % 2)) // alike % kinds
+    room, slowness = rng.uniform(8.0, 48.0, kinds), rng.uniform(0.5, 2.0, kinds)
+    memory, time = _layers(rng, layers)
+    memory *= stages * room.mean() / memory.sum()
+    figures = np.tile([0.0, 0.0, 1 / 25.0, 1 / 6.0], (len(host), 1))
+    hops = _hops(rng, host // 4, figures, home)
+    timing = Timing(np.outer(slowness[kind], time * memory.mean()), hops, np.full(layers + 2, 8.0), hops, 0.01)
+    return DensePlacement(
+        tuple(f"gpu{d}" for d in range(devices)),
+        tuple(f"layer{i}" for i in range(layers + 2)),
+        room[kind],
+        np.ones(devices),
+        memory,
+        np.full(layers + 2, 1e-3),
+        timing,
+        timing,
+        objective=Objective("latency"),
+        name=f"workstations-D{devices}-n{layers}-{kinds} kinds-seed{seed}",
     )
 
 

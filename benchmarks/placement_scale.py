@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from placement_clusters import racks
+from placement_clusters import racks, workstations
 
 from gpuplan.plans import solution_to_dict, verify_solution
 from gpuplan.profiles.problems.placement import DensePlacement
@@ -56,6 +56,12 @@ def _racks(**arguments: Any) -> Callable[[int], DensePlacement]:
     return lambda seed: racks(devices, layers, seed, **arguments)
 
 
+def _workstations(**arguments: Any) -> Callable[[int], DensePlacement]:
+    """Return the generator of hosts of several kinds each with these arguments."""
+    devices = arguments.pop("devices")
+    return lambda seed: workstations(devices, 80, seed, **arguments)
+
+
 _FAST = "exact, 10 ms"
 _CLOSE = "gap ≤ 1 % in 10 s"
 
@@ -80,6 +86,14 @@ ROWS: list[Row] = [
         _racks(devices=4096, kinds=4, rare=True, stages=45.0), range(1, 4), aim=_CLOSE),
     Row("scarce", "1,024 devices, the 4 faster of 5 kinds have one host each",
         _racks(devices=1024, kinds=5, rare=True, hosts_per_rack=1, stages=45.0), range(1, 4), aim=_CLOSE),
+    *(
+        Row("workstations", f"{devices} devices, hosts of {8 // alike} kinds, {alike} of each, about {stages:g} stages",
+            _workstations(devices=devices, kinds=kinds, alike=alike, stages=stages), range(1, 4))
+        for devices, kinds, alike, stages in (
+            (64, 16, 1, 12.0), (64, 16, 1, 40.0), (256, 8, 1, 12.0), (256, 16, 1, 40.0), (256, 8, 2, 30.0),
+            (256, 4, 4, 30.0),
+        )
+    ),
 ]  # fmt: skip
 
 

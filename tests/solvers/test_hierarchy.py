@@ -168,7 +168,7 @@ def test_the_quotient_answers_as_the_plain_search_does(hierarchies: ModuleType) 
 
 def test_bounds_of_the_quotient_alone_are_valid(hierarchies: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the general engine behind it: bounds stay below the optimum, and what it calls proven is."""
-    monkeypatch.setattr(quotient._Quotient, "_search_all", lambda self: self._outcome())
+    monkeypatch.setattr(quotient._Quotient, "_search_all", lambda self, budget, anew=False: None)
     monkeypatch.setattr(quotient._Quotient, "_search_suggested", lambda self: None)
     assert sum(_compare(hierarchies.random_hierarchy(seed), True) for seed in range(150, 400)) > 700
 
@@ -184,7 +184,7 @@ def test_bounds_of_merged_kinds_are_valid(hierarchies: ModuleType, monkeypatch: 
 
     monkeypatch.setattr(quotient, "merge_plenty", merge)
     monkeypatch.setattr(quotient._Quotient, "_refine", lambda self: self._search_merged() or quotient._Tried())
-    monkeypatch.setattr(quotient._Quotient, "_search_all", lambda self: self._outcome())
+    monkeypatch.setattr(quotient._Quotient, "_search_all", lambda self, budget, anew=False: None)
     assert sum(_compare(hierarchies.random_hierarchy(seed), True) for seed in range(400, 520)) > 300
     assert sum(merged is not None for merged in made) > 20
 

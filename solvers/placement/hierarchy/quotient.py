@@ -52,8 +52,11 @@ BUDGET_PRICE = 10.0
 #: Fewer steps than this are not worth a larger table, and so many without a better bound shorten the steps.
 FEW_STEPS = 15
 PATIENCE = 6
-#: Most of what is left of the limits that the search over scarce hosts may take.
-MERGED_SHARE = 0.5
+#: Most of what is left of the limits that the search over scarce hosts may take, and prices on large tables.
+MERGED_SHARE = 0.25
+PRICE_SHARE = 0.2
+#: The same of the general engine where no two devices of a host are alike, which kinds say little of.
+GENERAL_SHARE = 0.7
 #: Bits of the counters of the hosts that the general engine searches first.
 KEY_BITS = 56
 
@@ -108,6 +111,8 @@ class _Quotient:
         self.suggested: list[tuple[Leg, ...]] = []
         self.rows, self.limits = self._constraints()
         self.priced: FloatArray | None = None
+        self.pricing = budget
+        self.multipliers: dict[str, FloatArray] = {}
         limit = budget.limits.memory_limit_bytes
         self.most_cells = MOST_CELLS if limit is None else min(MOST_CELLS, limit / BYTES_PER_CELL)
 
@@ -120,7 +125,7 @@ class _Quotient:
             if not self._done() and self.suggested:
                 self._search_suggested()
         if not self._done() and not self.budget.exhausted():
-            return self._search_all()
+            self._search_all(self.budget)
         return self._outcome()
 
     def _constraints(self) -> tuple[FloatArray, FloatArray]:
@@ -257,14 +262,17 @@ class _Quotient:
                 continue
             steps = int(PRICE_CELLS / (cells(self.kinds, tried.track, counters) * cases))
             if steps >= FEW_STEPS and not self._done():
+                self.pricing = ShareBudget(self.budget, PRICE_SHARE)
                 self._raise_bound(self.priced, counters, tried.track, min(steps, PRICE_STEPS))
                 break
 
     def _prepare(self) -> None:
         """Look for a plan, search scarce hosts, then price uses on the smallest tables."""
+        self.priced = np.zeros(len(self.limits))
+        if self.core.counts.max() == 1:
+            self._search_all(ShareBudget(self.budget, GENERAL_SHARE), anew=True)
         if self.path is None:
             self._search_suggested()
-        self.priced = np.zeros(len(self.limits))
         if not self._done():
             self._search_merged()
         if not self._done():
@@ -275,7 +283,7 @@ class _Quotient:
         rows, limits = self.rows, self.limits
         leading, best, theta, idle = prices.copy(), -math.inf, 1.0, 0
         for _ in range(steps):
-            relaxed = solve_relaxed(self.kinds, prices @ rows, track, counters, self.budget)
+            relaxed = solve_relaxed(self.kinds, prices @ rows, track, counters, self.pricing)
             if relaxed is None:
                 break
             bound = relaxed.cost - float(prices @ limits) if relaxed.legs else math.inf
@@ -343,15 +351,15 @@ class _Quotient:
                     wanted[tree.kind[c]] -= counts[c]
         return np.array(sorted(kept), dtype=np.int64)
 
-    def _search_all(self) -> CoreOutcome:
-        """Hand the rest to the general engine; its bound and the quotient's are both valid."""
+    def _search_all(self, budget: Budget, *, anew: bool = False) -> None:
+        """Hand the rest to the general engine, or begin anew without the plan there is; its bound is valid, too."""
         from gpuplan.solvers.placement import large
 
-        rest = large.minimise(self.core, self.best, self.budget, self.settings, hint=self.path)
+        upper, hint = (math.inf, None) if anew else (self.best, self.path)
+        rest = large.minimise(self.core, upper, budget, self.settings, hint=hint, multipliers=self.multipliers)
         if rest.path is not None:
             self.offer(rest.path)
         self.lower = max(self.lower, self.best if rest.proven else rest.bound)
-        return self._outcome()
 
     def _outcome(self) -> CoreOutcome:
         value = self.best if self.path is not None else math.inf
