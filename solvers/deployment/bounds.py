@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +23,7 @@ from gpuplan.solvers.deployment.ceilings import Ceilings, Counts
 from gpuplan.solvers.deployment.columns import Column, vectors
 from gpuplan.solvers.deployment.emptiness import no_replica
 from gpuplan.solvers.deployment.families import Chosen
-from gpuplan.solvers.deployment.fleet import Fleet
+from gpuplan.solvers.deployment.fleet import Fleet, sheet
 from gpuplan.solvers.deployment.fluid import LateError, fluid_prices, layer_seconds, rooms_beyond
 from gpuplan.solvers.deployment.goal import Goal
 from gpuplan.solvers.deployment.packing import least_for, most_worth, pack, relaxed, row_limits
@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 MOST_VECTORS: Final = 1100
 #: The same where all devices are of one kind: packing takes far less.
 MOST_ALIKE: Final = 20_000
+#: Kinds up to which a quick bound tells each apart, a hundredth of a second; 8,192 would take 27 s.
+MOST_TOLD_APART: Final = 64
 #: Rounding of a sum, relatively.
 SLACK: Final = 1e-12
 #: Rounds of sharpening at most.
@@ -297,11 +299,12 @@ def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
 
     With any w_l of some layers, here the decoder layers, a device of kind k does at most
     ``max over t, b of b / (t·min_l c_lk/w_l)`` of the work ``Σ w_l`` of a request in a second; c_lk is the time of
-    layer l for one batch, prefill and o − 1 decode steps.
+    layer l for one batch, prefill and o − 1 decode steps, without collectives where kinds are many.
     """
     fleet, kind = ceilings.fleet, "work of devices, each at its best"
     work: Floats | None = None
-    speeds, every = np.zeros(len(counts)), list(range(len(counts)))
+    speeds, sorts = np.zeros(len(counts)), _sorts(fleet)
+    every = [sort[0] for sort in sorts]
     decoder = np.diff(fleet.decoders) > 0
     usual = decoder if decoder.any() else ~decoder
     for degree in fleet.degrees:
@@ -310,17 +313,17 @@ def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
             if deepest < 1 or max(rooms_beyond(ceilings, every, degree, batch, deepest)) < 0.0:
                 continue
             workspace = fleet.memory(degree, batch).workspace
-            for k in every:
+            for k, *others in sorts:
                 if fleet.kinds[k].available_bytes * (1 + 1e-9) < workspace:
                     continue
-                own = layer_seconds(ceilings, k, degree, batch)
+                own = layer_seconds(ceilings, k, degree, batch, joined=not others)
                 if own is None:
                     continue
                 seconds = own.sum(axis=0)[usual]
                 if work is None:
                     work = np.maximum(seconds, 1e-12 * float(seconds.sum()))
                 slowness = float((seconds / work).min()) * degree / batch
-                speeds[k] = max(speeds[k], 1.0 / slowness if slowness > 0.0 else math.inf)
+                speeds[[k, *others]] = max(speeds[k], 1.0 / slowness if slowness > 0.0 else math.inf)
     if work is None or not np.isfinite(speeds).all():
         return Bound(None, "none: the limit came first")
     rates = speeds / float(work.sum()) * (1 + 1e-9)
@@ -328,6 +331,17 @@ def quick(ceilings: Ceilings, goal: Goal, counts: Counts) -> Bound:
         return Bound(_served(rates, counts, goal.problem.max_devices), kind)
     least = min(weight / rate for weight, rate in zip(goal.weights, rates, strict=True) if rate > 0.0)
     return Bound(goal.problem.demand_rps * least, kind)
+
+
+def _sorts(fleet: Fleet) -> list[list[int]]:
+    """Return the kinds that a quick bound tells apart; of many, those of one sheet together, the roomiest first."""
+    if len(fleet.kinds) <= MOST_TOLD_APART:
+        return [[k] for k in range(len(fleet.kinds))]
+    roomiest = sorted(range(len(fleet.kinds)), key=lambda k: -fleet.kinds[k].available_bytes)
+    sorts: dict[Hashable, list[int]] = {}
+    for k in roomiest:
+        sorts.setdefault(sheet(fleet.kinds[k].device), []).append(k)
+    return list(sorts.values())
 
 
 def _served(rates: Floats, counts: Counts, most: int | None) -> float:

@@ -153,7 +153,7 @@ class Fleet:
     def kind_times(self, kind: int, degree: int, batch: int) -> GroupTimes:
         """Return the layer times of `kind` at a degree, without collectives."""
         device = self.kinds[kind].device
-        key = (*_sheet(device), degree, batch)
+        key = (*sheet(device), degree, batch)
         if key not in self._times:
             times = self.problem.costs.layer_times(self.model, device, self.workload(batch), tensor_parallel=degree)
             self._times[key] = GroupTimes(np.asarray(times.prefill_s), np.asarray(times.decode_s))
@@ -264,7 +264,7 @@ def _kinds(devices: Sequence[Device]) -> tuple[tuple[Kind, ...], Ints]:
     return tuple(kinds), np.array(numbers, dtype=np.int64)
 
 
-def _sheet(device: Device) -> tuple[int, float | None]:
+def sheet(device: Device) -> tuple[int, float | None]:
     """Return what costs tell devices apart by: many kinds here differ in available memory or price alone."""
     return id(device.kind), device.power_cap_w
 
@@ -277,7 +277,7 @@ def _degrees(problem: DeploymentProblem, kinds: Sequence[Kind], largest_island: 
     known = []
     for degree in degrees:
         try:
-            for device in {_sheet(kind.device): kind.device for kind in kinds}.values():
+            for device in {sheet(kind.device): kind.device for kind in kinds}.values():
                 problem.costs.layer_times(problem.model, device, problem.workload, tensor_parallel=degree)
         except (InputError, UnsupportedError):
             if degree == 1:

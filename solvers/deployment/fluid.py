@@ -137,12 +137,13 @@ def _add_class(
         devices[kind].append(column)
 
 
-def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int) -> Floats | None:
+def layer_seconds(ceilings: Ceilings, kind: int, degree: int, batch: int, *, joined: bool = True) -> Floats | None:
     """Return seconds of each layer's prefill and of its o − 1 decode steps (0 and one step, for tokens), (2, n).
 
-    None where the kind has no group of this degree.
+    None where the kind has no group of this degree. Without `joined` collectives are left out.
     """
-    fleet, times = ceilings.fleet, ceilings.units.best_times((kind,), degree, batch)
+    fleet = ceilings.fleet
+    times = ceilings.units.best_times((kind,), degree, batch) if joined else fleet.kind_times(kind, degree, batch)
     if times is None:
         return None
     if ceilings.tokens:

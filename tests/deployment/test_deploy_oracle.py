@@ -166,13 +166,16 @@ def test_bound_by_prices_alone(random_case, ideal_costs, oracle):
     assert priced >= 20
 
 
-def test_quick_bound_alone(random_case, ideal_costs, oracle):
-    """The bound that takes no search is never on the wrong side of the optimum."""
+@pytest.mark.parametrize("told_apart", [0, 64])
+def test_quick_bound_alone(told_apart, random_case, ideal_costs, oracle, monkeypatch):
+    """The bound that takes no search is never on the wrong side of the optimum, kinds of one sheet together or not."""
+    from gpuplan.solvers.deployment import bounds
     from gpuplan.solvers.deployment.bounds import counts_of_kinds, quick
     from gpuplan.solvers.deployment.solve import _Search
     from gpuplan.solvers.deployment.switching import Switch
     from gpuplan.solvers.limits import Budget, Limits
 
+    monkeypatch.setattr(bounds, "MOST_TOLD_APART", told_apart)
     checked = 0
     for seed in range(300, 372):
         problem = ask(random_case(seed), ideal_costs, **PRICED[seed % len(PRICED)])
