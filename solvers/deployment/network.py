@@ -47,6 +47,7 @@ class Network:
         for members in islands:
             own = kind_of[list(members)]
             self.largest[own] = np.maximum(self.largest[own], len(members))
+        self._every = np.arange(len(self._any[0])), [np.arange(len(own)) for own in self._any[1]]
         self._senders = [self._places(np.flatnonzero(kind_of == kind)) for kind in range(int(kind_of.max()) + 1)]
 
     @property
@@ -73,16 +74,16 @@ class Network:
         np.fill_diagonal(slowness, 0.0)
         return latency, slowness
 
-    def distinct(self, table: CompactTable, *, apart: bool, sender: int) -> Floats:
+    def distinct(self, table: CompactTable, *, apart: bool, sender: int | None) -> Floats:
         """Return the distinct (latency, slowness) of the pairs that have a route, shape (pairs, 2).
 
         apart
             Whether pairs within an island are left out.
         sender
-            Kind of the first of each pair.
+            Kind of the first of each pair; None: of any kind.
         """
         between, within = self._apart if apart else self._any
-        groups, members = self._senders[sender]
+        groups, members = self._every if sender is None else self._senders[sender]
         latency = [table.between_latency_s[groups][between[groups]]]
         slowness = [table.between_s_per_byte[groups][between[groups]]]
         for kind, (allowed, own) in enumerate(zip(within, members, strict=True)):

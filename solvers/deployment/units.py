@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from gpuplan.topology.compact import CompactTable
 
 Floats = NDArray[np.float64]
 Group = tuple[int, ...]
+#: Kinds of devices up to which each has its own nearest hops; those of 8,192 took 1.7 s.
+MOST_SENDING: Final = 256
 #: Memory holds when it is overdrawn by no more than this, relatively.
 SLACK = 1e-12
 
@@ -163,7 +165,7 @@ class Units:
 
     def nearest_hops(self, degree: int, batch: int) -> tuple[Floats, Floats, float]:
         """Return bounds below every hop: seconds by cut of a prefill and a decode hop, and of the return hop."""
-        found = self.hops_from(degree, batch)
+        found = list({id(own): own for own in self.hops_from(degree, batch)}.values())
         prefill, decode = np.min([own[0] for own in found], axis=0), np.min([own[1] for own in found], axis=0)
         return prefill, decode, min(own[2] for own in found)
 
@@ -182,14 +184,19 @@ class Units:
                 (tables.decode, batch * fleet.boundary),
                 (tables.back, np.array([float(TOKEN_BYTES * batch)])),
             )
+            largest = fleet.network.largest
+            few = len(largest) <= MOST_SENDING
+            senders = [*enumerate(largest.tolist())] if few else [(None, int(largest.max()))]
             self._nearest[key] = []
-            for kind, largest in enumerate(fleet.network.largest):
+            for sender, most in senders:
                 prefill, decode, back_s = (
-                    _least_transfers(fleet.network.distinct(table, apart=bool(2 * degree > largest), sender=kind), own)
+                    _least_transfers(fleet.network.distinct(table, apart=bool(2 * degree > most), sender=sender), own)
                     for table, own in messages
                 )
                 back = float(back_s[0]) if fleet.problem.return_hop else 0.0
                 self._nearest[key].append((prefill, decode, back))
+            if not few:
+                self._nearest[key] *= len(largest)
         return self._nearest[key]
 
     def best_times(self, kinds: Sequence[int], degree: int, batch: int) -> GroupTimes | None:

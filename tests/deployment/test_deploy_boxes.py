@@ -10,7 +10,7 @@ import pytest
 
 from gpuplan.profiles import Workload
 from gpuplan.profiles.problems.deployment import DeploymentProblem
-from gpuplan.solvers.deployment import box_chains, pricing
+from gpuplan.solvers.deployment import box_chains, pricing, units
 from gpuplan.solvers.deployment.bounds import counts_of_kinds
 from gpuplan.solvers.deployment.boxes import Boxes, Maker, chord
 from gpuplan.solvers.deployment.layout import Stock
@@ -197,3 +197,21 @@ def test_groups_are_laid_out_on_few_islands(four_layers, make_cluster, ideal_cos
     assert stock.take([(0, 2)]) == ((6, 7),)
     assert stock.take([(2, 0)]) is None  # one a is left
     assert stock.take([(1, 0)]) == ((4,),)
+
+
+def test_nearest_hops_of_many_kinds_are_those_of_all(random_case, ideal_costs, monkeypatch):
+    """Where kinds are too many to have their own, each has the nearest hop of any: the least over the kinds."""
+    told = 0
+    for seed in range(800, 830):
+        found = []
+        for most in (256, 0):
+            monkeypatch.setattr(units, "MOST_SENDING", most)
+            search = search_of(random_case(seed), ideal_costs)
+            found.append([search.units.hops_from(1, 2), search.units.nearest_hops(1, 2)])
+        (own, least), (shared, same) = found
+        assert len(own) == len(shared) == len(search.fleet.kinds)
+        for part in range(3):
+            assert np.array_equal(least[part], same[part])
+            assert all(np.array_equal(hop[part], least[part]) for hop in shared)
+        told += len(own) > 1
+    assert told >= 10
