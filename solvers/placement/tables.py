@@ -200,9 +200,7 @@ def _class_pairs(problem: DensePlacement, timing: Timing, members: tuple[tuple[i
     return latency, per_byte, _class_returns(problem, timing, members)
 
 
-def _class_returns(
-    problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]
-) -> FloatArray | None:  # fmt: skip
+def _class_returns(problem: DensePlacement, timing: Timing, members: tuple[tuple[int, ...], ...]) -> FloatArray | None:
     """Return the seconds of the return hop between classes; None without one."""
     hops = timing.return_hop
     if hops is None:
